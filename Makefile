@@ -1,0 +1,69 @@
+# Two commands matter: `make book` and `make test`. Each sets up what it needs, in .venv and nowhere else.
+
+VENV  := .venv
+READY := $(VENV)/.ready
+SITE  := _build/html
+BUILT := _build/built
+# Everything the built pages depend on: the book, the library (API pages), stored results, the configuration.
+SOURCES := _config.yml $(shell find book src data/results -type f ! -path '*/.*' ! -path '*/__pycache__/*' ! -path '*.egg-info/*' 2>/dev/null)
+
+# Pages that were built from absent or failing input must not look finished.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help book test lab notebooks bench lint clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+book: $(BUILT)  ## build the book from the stored outputs, warnings as errors
+	@echo "The book is built. Open $(CURDIR)/$(SITE)/index.html"
+
+$(BUILT): $(READY) $(SOURCES)
+	@rm -f $@
+	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output . --all -n -W --keep-going
+	@touch $@
+
+# Two workers with one thread each: numbers are compared under the thread count that stored them, and two cores are full.
+test: $(BUILT)  ## check everything: library, notebooks (executed and compared), built site in a browser
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests book --nbval --nbval-current-env -n 2 --dist loadfile $(ARGS)
+
+lab: $(READY)  ## open the chapters in JupyterLab
+	$(VENV)/bin/jupyter lab --notebook-dir=book
+
+notebooks: $(READY)  ## execute notebooks and store their outputs: all, or ONLY=book/part2/mmd.ipynb
+	$(VENV)/bin/python scripts/notebooks.py $(ONLY)
+
+bench: $(READY)  ## measure layers and losses against plain baselines
+	$(VENV)/bin/python -m benchmarks
+
+lint: $(READY)  ## style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:  ## remove the built book and tool caches; keep .venv and downloaded data
+	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find book src tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Renewed whenever the pins or the package's metadata change.
+$(READY): requirements.txt pyproject.toml
+	@if command -v uv >/dev/null; then \
+	  set -ex; \
+	  [ -x $(VENV)/bin/python ] || uv venv --python '>=3.11,<3.14' $(VENV); \
+	  uv pip install --python $(VENV)/bin/python -r requirements.txt; \
+	  uv pip install --python $(VENV)/bin/python --no-deps --no-build-isolation -e .; \
+	else \
+	  for candidate in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
+	    $$candidate -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && found=$$candidate && break; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "Python 3.11, 3.12 or 3.13 with venv is needed (on Debian and Ubuntu: apt install python3-venv), or uv." >&2; \
+	    echo "If it is installed under another name: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+	    exit 1; \
+	  fi; \
+	  set -ex; \
+	  [ -x $(VENV)/bin/python ] || $$found -m venv $(VENV); \
+	  $(VENV)/bin/python -m pip install --disable-pip-version-check -q -r requirements.txt; \
+	  $(VENV)/bin/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $@
