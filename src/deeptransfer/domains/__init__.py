@@ -1,0 +1,92 @@
+"""Where images come from: domains by name, and pairs of a source and a target domain."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from deeptransfer.domains.builtin import BUILDERS, DIGITS, draw_print, load_builtin
+from deeptransfer.domains.dataset import Domain, TensorDomain, Transform, harmonise
+from deeptransfer.domains.pair import Batch, DomainPair, random_shift
+
+__all__ = [
+    "Batch",
+    "Domain",
+    "DomainPair",
+    "TensorDomain",
+    "cache_folder",
+    "domain_names",
+    "draw_print",
+    "harmonise",
+    "load_domain",
+    "random_shift",
+]
+
+SPLITS = ("train", "test", "all")
+
+
+def cache_folder() -> Path:
+    """Where drawn domains are kept: ``data/cache`` in a checkout of the book, else the user's cache folder."""
+    checkout = Path(__file__).parents[3]
+    if (checkout / "pyproject.toml").is_file():
+        return checkout / "data" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deeptransfer"
+
+
+def domain_names() -> tuple[str, ...]:
+    """The names that :func:`load_domain` knows."""
+    return tuple(BUILDERS)
+
+
+def load_domain(
+    name: str,
+    split: str = "train",
+    root: str | Path | None = None,
+    size: int | None = None,
+    transform: Transform | None = None,
+) -> Domain:
+    """Load a domain by its name.
+
+    * ``"print"``: digits rendered from twenty fonts, random size, rotation and shift; 6,000 train, 2,000 test,
+      1 × 28 × 28 (more with :func:`draw_print`).
+    * ``"pen"``: the 1,797 handwritten digits of scikit-learn, resampled to 1 × 28 × 28; 1,000 train, 797 test.
+    * ``"scene"``: pen's test digits blended with patches of two photographs, |patch − digit|, 3 × 28 × 28;
+      1,988 train, 600 test, which share neither digits nor patches.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`domain_names`.
+    split : {"train", "test", "all"}
+        ``"all"`` is train followed by test.
+    root : path, optional
+        Folder of the cache (built-in domains); :func:`cache_folder` by default.
+    size : int, optional
+        Height and width in pixels to resample to.
+    transform : callable, optional
+        Applied to each image when it is indexed.
+
+    Returns
+    -------
+    Domain
+        Items are ``(float32 image in [0, 1], int label)``; in-memory domains also have ``tensors``.
+
+    Raises
+    ------
+    ValueError
+        If ``name`` or ``split`` is unknown, or ``size`` is not positive.
+    """
+    if name not in BUILDERS:
+        raise ValueError(f"unknown domain {name!r}: known ones are {', '.join(domain_names())}")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+    if size is not None and size < 1:
+        raise ValueError(f"size must be at least 1 pixel, not {size}")
+    folder = cache_folder() if root is None else Path(root)
+    parts = [load_builtin(name, part, folder) for part in (("train", "test") if split == "all" else (split,))]
+    images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    if size is not None:
+        images = harmonise(images.float() / 255, images.shape[1], (size, size)).clamp(0, 1)
+    return TensorDomain(name, images, labels, DIGITS, transform)

@@ -1,0 +1,173 @@
+"""A source and a target domain, and the batches drawn from both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from deeptransfer.domains.dataset import Domain, TensorDomain, harmonise
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an objective may see in one step. There is no label of the unlabelled target in it.
+
+    Attributes
+    ----------
+    xs, ys : Tensor
+        Source images ``(n_s, C, H, W)`` and labels ``(n_s,)``.
+    xt : Tensor
+        Target images ``(n_t, C, H, W)``.
+    xt2 : Tensor, optional
+        A second, independently augmented view of the same target images (``views=2``).
+    xl, yl : Tensor, optional
+        The few labelled target images of a semi-supervised task and their labels.
+    """
+
+    xs: Tensor
+    ys: Tensor
+    xt: Tensor
+    xt2: Tensor | None = None
+    xl: Tensor | None = None
+    yl: Tensor | None = None
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Batch:
+        """The batch on ``device``, its images as ``dtype``; labels stay whole numbers."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: _move(v, device, dtype) for k, v in moved.items()})
+
+
+def _move(value: Tensor | None, device: torch.device | str, dtype: torch.dtype) -> Tensor | None:
+    if value is None:
+        return None
+    return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
+
+
+def random_shift(images: Tensor, generator: torch.Generator, pixels: int = 2) -> Tensor:
+    """Move every image of ``(n, C, H, W)`` by up to ``pixels`` in each direction, zeros coming in at the border."""
+    n, _, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (pixels,) * 4)
+    offsets = torch.randint(2 * pixels + 1, (n, 2), generator=generator).tolist()
+    return torch.stack([x[:, i : i + height, j : j + width] for x, (i, j) in zip(padded, offsets, strict=True)])
+
+
+class DomainPair:
+    """Draw batches with a source and a target part.
+
+    A batch is a pure function of (seed, step, rank): nothing is remembered between calls, so a run can be resumed at
+    any step, and ``world_size`` processes read disjoint parts of the batch that one process would read. Each domain
+    is walked through in random order, without replacement; the order is drawn by a CPU generator and hence the same
+    on every device. The domain with fewer channels is brought to the other's, the target to the source's size.
+
+    Parameters
+    ----------
+    source, target : Domain
+        Domains with the same classes in the same order.
+    batch_size : int
+        Images per domain and process; also of ``labelled_target``.
+    seed : int
+        Of the order of images, and of the augmentation.
+    labelled_target : Domain, optional
+        A few target images whose labels may be used (``batch.xl``, ``batch.yl``).
+    views : int
+        1, or 2 for a second augmented view of the target (``batch.xt2``); then both views are augmented.
+    augment : callable
+        ``augment(images, generator)``, used where ``views`` is 2.
+    rank, world_size : int
+        This process, and how many share every step.
+
+    Raises
+    ------
+    ValueError
+        If classes differ, a domain is empty, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        source: Domain,
+        target: Domain,
+        batch_size: int,
+        seed: int,
+        labelled_target: Domain | None = None,
+        views: int = 1,
+        augment: Callable[[Tensor, torch.Generator], Tensor] = random_shift,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        domains = {"source": source, "target": target}
+        if labelled_target is not None:
+            domains["labelled_target"] = labelled_target
+        for role, domain in domains.items():
+            if len(domain) == 0:
+                raise ValueError(f"the {role} domain {domain.name!r} has no image")
+            if domain.classes != source.classes:
+                raise ValueError(
+                    f"classes differ: {source.name!r} has {source.classes}, {domain.name!r} has {domain.classes}; "
+                    "give both domains one list of classes in one order"
+                )
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if views not in (1, 2):
+            raise ValueError(f"views must be 1 or 2, not {views}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be in 0 … world_size − 1, but rank is {rank} and world_size {world_size}")
+        self.source, self.target, self.labelled_target = source, target, labelled_target
+        self.classes = source.classes
+        self.batch_size, self.seed, self.views, self.augment = batch_size, seed, views, augment
+        self.rank, self.world_size = rank, world_size
+        shapes = [domain[0][0].shape for domain in domains.values()]
+        self.shape = (max(shape[0] for shape in shapes), *shapes[0][1:])  # (C, H, W) of every image in a batch
+        self._orders: dict[int, tuple[int, Tensor]] = {}  # the last permutation of each domain: a cache, not a state
+
+    def __repr__(self) -> str:
+        return (
+            f"DomainPair({self.source.name} → {self.target.name}, batch_size={self.batch_size}, seed={self.seed}, "
+            f"images={len(self.source)} + {len(self.target)})"
+        )
+
+    def batch(self, step: int) -> Batch:
+        """The batch of ``step`` = 0, 1, 2, …"""
+        if step < 0:
+            raise ValueError(f"step must be 0 or more, not {step}")
+        xs, ys = self._draw(self.source, 0, step)
+        xt, _ = self._draw(self.target, 1, step)  # the label ends here
+        xt2 = xl = yl = None
+        if self.views == 2:
+            generator = self._generator(3, step * self.world_size + self.rank)
+            xt, xt2 = self.augment(xt, generator), self.augment(xt, generator)
+        if self.labelled_target is not None:
+            xl, yl = self._draw(self.labelled_target, 2, step)
+        return Batch(xs, ys, xt, xt2, xl, yl)
+
+    def _generator(self, *key: int) -> torch.Generator:
+        """A CPU generator that belongs to (seed, key): a sum of products would collide, a mixing hash does not."""
+        state = self.seed & (2**64 - 1)
+        for value in key:  # splitmix64 over the parts of the key
+            state = (state + 0x9E3779B97F4A7C15 * (value + 1)) & (2**64 - 1)
+            state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+            state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+            state ^= state >> 31
+        return torch.Generator().manual_seed(state >> 1)
+
+    def _order(self, role: int, n: int, epoch: int) -> Tensor:
+        known = self._orders.get(role)
+        if known is None or known[0] != epoch:
+            known = (epoch, torch.randperm(n, generator=self._generator(role, epoch)))
+            self._orders[role] = known
+        return known[1]
+
+    def _draw(self, domain: Domain, role: int, step: int) -> tuple[Tensor, Tensor]:
+        n = len(domain)
+        start = (step * self.world_size + self.rank) * self.batch_size
+        positions = range(start, start + self.batch_size)
+        chosen = torch.stack([self._order(role, n, p // n)[p % n] for p in positions])
+        if isinstance(domain, TensorDomain) and domain.transform is None:
+            images, labels = (tensor[chosen] for tensor in domain.tensors)
+        else:
+            items = [domain[int(i)] for i in chosen]
+            images = torch.stack([image for image, _ in items])
+            labels = torch.tensor([label for _, label in items])
+        return harmonise(images, self.shape[0], self.shape[1:]), labels
