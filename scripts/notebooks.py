@@ -1,0 +1,171 @@
+"""Execute notebooks and store their outputs: the only way outputs get into the book.
+
+    python scripts/notebooks.py                                           every notebook of the book
+    python scripts/notebooks.py book/part2/mmd.ipynb                      this one
+    python scripts/notebooks.py book/part2/mmd.ipynb --from-text mmd.md   its cells from a MyST or percent script
+
+A notebook is written only when every cell ran, without an error and without a word on stderr. Its metadata then tell
+the seconds it took, the peak memory of its kernel in MiB and a hash of its code, by which the tests know that the
+outputs belong to this code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "book"
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+# Under what outputs are stored and compared. One thread: sums in one order, and two notebooks at once fill two cores.
+KERNEL_ENVIRONMENT = {
+    "DEEPTRANSFER_PROGRESS": "0",
+    "DEEPTRANSFER_DEVICE": "cpu",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a debugger's remark lands on stderr
+}
+
+KEPT_CELL_METADATA = {"tags", "mystnb", "tolerance"}
+
+
+def find_notebooks() -> list[Path]:
+    """All notebooks of the book, in the order of their paths."""
+    return sorted(path for path in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+
+
+def hash_code(notebook: nbformat.NotebookNode) -> str:
+    """Hash of all code cells: outputs stored with another hash belong to other code."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
+
+
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Remove what changes from run to run or from editor to editor, in place."""
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+        }
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    taken: set[str] = set()
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in KEPT_CELL_METADATA & set(cell.metadata)})
+        digest = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
+        cell.id = next(name for n in range(len(taken) + 1) if (name := digest + (f"-{n}" if n else "")) not in taken)
+        taken.add(cell.id)
+        for output in cell.get("outputs", []):
+            if "text/html" in output.get("data", {}):
+                output.data.pop(WIDGET_VIEW, None)  # a random id, and blank without its kernel
+
+
+def find_faults(notebook: nbformat.NotebookNode) -> list[str]:
+    """Outputs that must not reach a reader."""
+    faults = []
+    for place, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and output.name == "stderr":
+                faults.append(f"cell {place} wrote to stderr: {output.text.strip()[:300]}")
+            if WIDGET_VIEW in output.get("data", {}):
+                faults.append(f"cell {place} shows a widget that is blank without a kernel: give it a text/html form")
+    return faults
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> dict[str, Any]:
+    """Run all cells in a fresh kernel, in place.
+
+    Returns
+    -------
+    dict
+        ``seconds`` and ``peak_mib`` of the run.
+    """
+    client = NotebookClient(
+        notebook, timeout=1000, kernel_name="python3", record_timing=False, store_widget_state=False
+    )
+    start = time.perf_counter()
+    # What a cell writes to stderr arrives as its output; the process's own stderr only says that it talks over TCP.
+    with client.setup_kernel(cwd=str(folder), env={**os.environ, **KERNEL_ENVIRONMENT}, stderr=subprocess.DEVNULL):
+        for place, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, place, execution_count=None)
+        seconds = time.perf_counter() - start
+        peak = _peak_memory(client)
+    return {"seconds": round(seconds, 1), "peak_mib": round(peak)}
+
+
+def _peak_memory(client: NotebookClient) -> float:
+    usage = "__import__('resource').getrusage(__import__('resource').RUSAGE_SELF).ru_maxrss"
+    message = client.kc.execute("", silent=True, user_expressions={"peak": usage})
+    reply = client.wait_for_reply(message)
+    peak = int(reply["content"]["user_expressions"]["peak"]["data"]["text/plain"])
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def store(path: Path, text: Path | None = None) -> dict[str, Any]:
+    """Execute one notebook and write it back with its outputs.
+
+    Parameters
+    ----------
+    path
+        The notebook.
+    text
+        A jupytext source to take the cells from, instead of the notebook's own.
+
+    Returns
+    -------
+    dict
+        What is recorded: ``seconds``, ``peak_mib``, ``code``.
+    """
+    if text:
+        notebook = jupytext.read(text, fmt="md:myst" if text.suffix == ".md" else "py:percent")
+    else:
+        notebook = nbformat.read(path, as_version=4)
+    tidy(notebook)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run = execute(notebook, path.parent)
+    tidy(notebook)
+    if faults := find_faults(notebook):
+        raise ValueError("\n".join(faults))
+    notebook.metadata["stored"] = {**run, "code": hash_code(notebook)}
+    nbformat.validate(notebook)
+    part = path.with_suffix(".part")
+    nbformat.write(notebook, part)
+    part.replace(path)
+    return notebook.metadata["stored"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks to execute (default: all of the book)")
+    parser.add_argument("--from-text", type=Path, metavar="FILE", help="take the cells of one notebook from this text")
+    arguments = parser.parse_args()
+    if arguments.from_text and len(arguments.notebooks) != 1:
+        parser.error("--from-text needs exactly one notebook to write")
+    failed = 0
+    for path in arguments.notebooks or find_notebooks():
+        try:
+            run = store(path.resolve(), arguments.from_text)
+        except (CellExecutionError, ValueError, FileNotFoundError) as error:
+            failed += 1
+            print(f"{path}: not stored\n{error}", file=sys.stderr)
+        else:
+            print(f"{path}: {run['seconds']} s, {run['peak_mib']} MiB")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
