@@ -2,8 +2,8 @@ r"""How far apart two samples are: kernels, the maximum mean discrepancy (MMD) a
 
 Everything here is a function of two samples of rows, ``x`` of shape ``(n, d)`` and ``y`` of shape ``(m, d)``; the sizes
 may differ. The kernels are Gaussian, :math:`k(a, b) = e^{-\lVert a - b\rVert^2 / (2\sigma^2)}`, and take
-:math:`\sigma^2`, not :math:`\sigma`. A mixture of kernels has weights :math:`\beta \ge 0` that sum to 1 (released code of
-DAN and JAN *sums* five kernels: a trade-off λ of theirs is ours divided by five).
+:math:`\sigma^2`, not :math:`\sigma`. A mixture of kernels has weights :math:`\beta \ge 0` that sum to 1 (released code
+of DAN and JAN *sums* five kernels: a trade-off λ of theirs is ours divided by five).
 
 Distances and kernels are computed in float32 or better, also under autocast, from one Gram matrix: no ``(n, m, d)``
 tensor is ever built.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
     _check_samples(1, x=x, y=y)
     z = _full_precision(x, y)
     with torch.autocast(z.device.type, enabled=False):
-        x, y = (z - z.mean(0)).split((len(x), len(y)))
+        x, y = _centred(z).split((len(x), len(y)))
         norms = x.square().sum(1)[:, None] + y.square().sum(1)
         return torch.addmm(norms, x, y.T, alpha=-2).clamp(min=0)
 
@@ -90,8 +90,8 @@ def mean_squared_distance(*samples: Tensor) -> Tensor:
 
     .. math:: \frac{1}{N(N-1)}\sum_{i \ne j}\lVert z_i - z_j\rVert^2 = 2\sum_k \operatorname{var}(z_{\cdot k})
 
-    The right-hand side needs no distance matrix. A spread too small for the floating-point format to resolve counts as
-    none and gives 1, so that kernels of equal rows are 1 and their discrepancy 0 instead of 0/0.
+    The right-hand side needs no distance matrix. Without any spread the result is 1, so that the kernels of equal rows
+    are 1 and their discrepancy is 0 instead of 0/0.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def median_squared_distance(*samples: Tensor) -> Tensor:
     r"""Median squared distance between two different rows of the pooled samples: the median heuristic.
 
     Half of it is the usual :math:`\sigma^2`. Unlike the mean it ignores a few far outliers, and it needs the distance
-    matrix of all rows.
+    matrix of all rows. Of an even number of distances it is the lower one of the two in the middle.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def median_squared_distance(*samples: Tensor) -> Tensor:
     if len(z) < 2:
         raise ValueError("a distance needs two rows, got 1")
     rows, columns = torch.triu_indices(len(z), len(z), offset=1, device=z.device)
-    median = _within(z)[rows, columns].quantile(0.5) if len(rows) < 2**24 else _within(z)[rows, columns].median()
+    median = _within(z)[rows, columns].median()
     return torch.where(median > 0, median, torch.ones_like(median))
 
 
@@ -610,22 +610,42 @@ def witness(points: Tensor, x: Tensor, y: Tensor, sigma2: Bandwidths) -> Tensor:
 # --------------------------------------------------------------------------------------------------------- private
 
 
-def _within(z: Tensor) -> Tensor:
-    """Squared distances within ``z`` ``(N, d)``: the norms come from the Gram diagonal, so d²_ii is exactly 0."""
-    with torch.autocast(z.device.type, enabled=False):
-        z = z - z.mean(0)
+class _SquaredDistances(torch.autograd.Function):
+    """Squared distances within ``z`` ``(N, d)``, with one matrix product backward where autograd's own takes two."""
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        z = _centred(z)
         gram = z @ z.T
-        norms = gram.diagonal()
-        return (norms[:, None] + norms - 2 * gram).clamp(min=0)
+        norms = gram.diagonal()  # not z.square().sum(1): so d²_ii is exactly 0
+        return torch.sub(norms[:, None] + norms, gram, alpha=2).clamp_(min=0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors
+        z = _centred(z)
+        pairs = gradient + gradient.T  # each pair occurs twice; ∂‖a − b‖²/∂a = 2(a − b)
+        return 2 * (pairs.sum(1, keepdim=True) * z - pairs @ z)
+
+
+def _within(z: Tensor) -> Tensor:
+    with torch.autocast(z.device.type, enabled=False):
+        return _SquaredDistances.apply(z)
 
 
 def _mean_squared_distance(z: Tensor) -> Tensor:
-    z = z.detach()
-    mean = z.mean(0)
-    spread = (z - mean).square().sum() * (2 / (len(z) - 1))
-    resolution = torch.finfo(z.dtype).eps ** 2 * mean.square().sum()
-    # NaN compares as false but is in the distances as well: it is not hidden here.
-    return torch.where(spread > resolution, spread, torch.ones_like(spread))
+    spread = _centred(z.detach()).square().sum() * (2 / (len(z) - 1))
+    # The margin keeps the reciprocals of bandwidths finite. NaN compares as false, but the distances hold it as well.
+    return torch.where(spread > 16 * torch.finfo(z.dtype).tiny, spread, torch.ones_like(spread))
+
+
+def _centred(z: Tensor) -> Tensor:
+    """``z`` less a centre that is the mean but for rounding, and exactly the row where all rows are equal."""
+    return z - (z[0] + (z - z[0]).mean(0))
 
 
 def _half_spread(*samples: Tensor) -> Tensor:

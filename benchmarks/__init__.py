@@ -1,0 +1,1 @@
+"""Speed and memory of layers and losses against plain baselines: ``python -m benchmarks``."""
