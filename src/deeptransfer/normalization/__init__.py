@@ -1,19 +1,47 @@
 """Normalisation that knows two domains: one template, and each published layer as a short override of it."""
 
-from .base import DomainNorm, Moments, clip_gate
+from .autodial import AutoDIAL, AutoDIAL1d, AutoDIAL2d, AutoDIAL3d
+from .base import DomainNorm, Moments, clip_gate, measure_moments
 from .batchnorm import DomainBatchNorm, DomainBatchNorm1d, DomainBatchNorm2d, DomainBatchNorm3d
 from .convert import convert_norm, forward_domains, gate_parameters, use_domain
+from .reciprocal import ReciprocalNorm, ReciprocalNorm1d, ReciprocalNorm2d, ReciprocalNorm3d
+from .transnorm import TransNorm, TransNorm1d, TransNorm2d, TransNorm3d
+from .whitening import (
+    DomainWhitening,
+    DomainWhitening1d,
+    DomainWhitening2d,
+    DomainWhitening3d,
+    min_entropy_consensus,
+)
 
 __all__ = [
+    "AutoDIAL",
+    "AutoDIAL1d",
+    "AutoDIAL2d",
+    "AutoDIAL3d",
     "DomainBatchNorm",
     "DomainBatchNorm1d",
     "DomainBatchNorm2d",
     "DomainBatchNorm3d",
     "DomainNorm",
+    "DomainWhitening",
+    "DomainWhitening1d",
+    "DomainWhitening2d",
+    "DomainWhitening3d",
     "Moments",
+    "ReciprocalNorm",
+    "ReciprocalNorm1d",
+    "ReciprocalNorm2d",
+    "ReciprocalNorm3d",
+    "TransNorm",
+    "TransNorm1d",
+    "TransNorm2d",
+    "TransNorm3d",
     "clip_gate",
     "convert_norm",
     "forward_domains",
     "gate_parameters",
+    "measure_moments",
+    "min_entropy_consensus",
     "use_domain",
 ]

@@ -29,18 +29,18 @@ SOURCE, TARGET = 0, 1
 class Moments(NamedTuple):
     """Mean and variance of one domain, one number per channel.
 
-    ``var`` divides by the number of values per channel, ``count``. Statistics that were stored, not measured, carry
-    ``count = inf``: they are taken as they are.
+    ``var`` divides by the number of values per channel, ``n``. Statistics that were stored, not measured, carry
+    ``n = inf``: they are taken as they are.
     """
 
     mean: Tensor  # (C,)
     var: Tensor  # (C,); for whitening the covariance (G, g, g)
-    count: float | Tensor
+    n: float | Tensor
 
     @property
     def unbiased(self) -> Tensor:
-        """The variance that divides by ``count - 1``."""
-        return self.var / (1 - 1 / self.count)
+        """The variance that divides by ``n - 1``."""
+        return self.var / (1 - 1 / self.n)
 
 
 class _MeasureMoments(torch.autograd.Function):
@@ -132,7 +132,7 @@ def measure_moments(x: Tensor) -> Moments:
     Returns
     -------
     Moments
-        ``mean`` and ``var`` of shape ``(C,)`` and ``count``, the number of values per channel; differentiable.
+        ``mean`` and ``var`` of shape ``(C,)`` and ``n``, the number of values per channel; differentiable.
     """
     if torch.compiler.is_compiling():  # a compiler fuses the plain formula, and it knows its gradient
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -195,6 +195,10 @@ class DomainNorm(nn.Module):
     gate_names: ClassVar[tuple[str, ...]] = ()  # parameters that are proportions: kept in an interval, never decayed
     _warned: ClassVar[bool] = False
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.dims:
@@ -241,7 +245,7 @@ class DomainNorm(nn.Module):
 
     def corrections(self, source: Moments, target: Moments) -> tuple[float | Tensor, float | Tensor]:
         """Return the factors that make the mixed variances unbiased before they are stored."""
-        return 1 / (1 - 1 / source.count), 1 / (1 - 1 / target.count)
+        return 1 / (1 - 1 / source.n), 1 / (1 - 1 / target.n)
 
     def rows_read(self, row: int) -> tuple[int, ...]:
         """Return the running rows on which the evaluation of domain ``row`` depends."""
@@ -279,6 +283,7 @@ class DomainNorm(nn.Module):
 
     def _train_batch(self, x: Tensor) -> Tensor:
         counts = self._counts(x)
+        present: list[bool] | Tensor
         parts = x.split(counts) if all(counts) else tuple(x[:0] if n == 0 else x for n in counts)
         if self.sync and dist.is_initialized() and dist.get_world_size() > 1:
             source, target, present = self._measure_ranks(parts)
@@ -290,9 +295,7 @@ class DomainNorm(nn.Module):
             for row, factor in enumerate(self.corrections(source, target)):
                 if present[row] is not False:
                     self.num_batches_tracked[row].add_(present[row])
-                    weight = self.momentum
-                    if weight is None:
-                        weight = 1 / self.num_batches_tracked[row].clamp(min=1)
+                    weight = 1 / self.num_batches_tracked[row].clamp(min=1) if self.momentum is None else self.momentum
                     self.store(row, mixed[row]._replace(var=mixed[row].var * factor), weight * present[row])
         gain = self.gain(source, target)
         out = [self.normalise(parts[d], mixed[d], *self._affine(d, gain)) for d in (SOURCE, TARGET) if counts[d]]
@@ -333,7 +336,7 @@ class DomainNorm(nn.Module):
             self.measure(part) if len(part) else Moments(torch.zeros_like(old.mean), torch.zeros_like(old.var), 0)
             for part, old in zip(parts, stored, strict=True)
         ]
-        shares = torch.tensor([m.count for m in local], dtype=local[0].mean.dtype, device=local[0].mean.device)
+        shares = torch.tensor([m.n for m in local], dtype=local[0].mean.dtype, device=local[0].mean.device)
         count = _SumOverRanks.apply(shares)
         present = count > 0
         shares = shares / count.clamp(min=1)
@@ -400,7 +403,7 @@ class DomainNorm(nn.Module):
 
     def _look(self) -> None:
         if not self.num_batches_tracked.is_meta:
-            self._updated = (self.num_batches_tracked > 0).tolist()
+            self._updated = [count > 0 for count in self.num_batches_tracked.tolist()]
 
     def train(self, mode: bool = True) -> DomainNorm:
         """Set training or evaluation, as in ``torch.nn``."""

@@ -216,7 +216,7 @@ def _part(value: Any, rows: slice, total: int) -> Any:
         parts = [_part(item, rows, total) for item in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        part = copy.copy(value)
+        part = copy.copy(value)  # type: ignore[arg-type]
         for field in dataclasses.fields(value):
             object.__setattr__(part, field.name, _part(getattr(value, field.name), rows, total))
         return part

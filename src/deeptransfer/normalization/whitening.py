@@ -1,0 +1,163 @@
+"""Domain-specific whitening, and the consensus loss that was published with it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import DomainNorm, Moments
+
+
+class DomainWhitening(DomainNorm):
+    r"""Whiten small groups of channels, each domain by its own covariance.
+
+    .. math:: y = \gamma\,L_d^{-1}(x - \mu_d) + \beta, \qquad L_d L_d^\top = (1-\varepsilon)\,\Sigma_d + \varepsilon I
+
+    within each group of ``group_size`` consecutive channels, :math:`L_d` lower triangular. Groups of 1 are BatchNorm
+    with :math:`(1-\varepsilon)v + \varepsilon` for its variance.
+
+    Parameters
+    ----------
+    num_features, momentum, **options
+        As :class:`DomainNorm`.
+    eps
+        Kept for conversion; the shrinkage takes its place.
+    group_size
+        g; must divide C. A layer of fewer channels is one group.
+    shrinkage
+        :math:`\varepsilon` in (0, 1].
+
+    Notes
+    -----
+    One more buffer, ``running_cov`` ``(2, G, g, g)``: the unshrunk covariance of each domain; ``running_var`` is its
+    diagonal. A plain BatchNorm checkpoint fills the diagonal. The released code lets the domains share one buffer by
+    mistake. A covariance that float32 cannot factor gives NaN, not an exception that would wait for the device.
+
+    References
+    ----------
+    S. Roy, A. Siarohin, E. Sangineto, S. Rota Bulò, N. Sebe, E. Ricci. Unsupervised Domain Adaptation using
+    Feature-Whitening and Consensus Loss. CVPR 2019.
+    """
+
+    running_cov: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        *,
+        group_size: int = 4,
+        shrinkage: float = 1e-3,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, **options)
+        if group_size < 1 or num_features % min(group_size, num_features):
+            raise ValueError(f"group_size must divide the {num_features} channels, got {group_size}")
+        if not 0 < shrinkage <= 1:
+            raise ValueError(f"shrinkage must lie in (0, 1], got {shrinkage}")
+        self.group_size, self.shrinkage = min(group_size, num_features), shrinkage
+        self.register_buffer("running_cov", torch.diag_embed(self._grouped(self.running_var)))
+
+    def _grouped(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (-1, self.group_size))  # (., C, ...) to (., G, g, ...)
+
+    def measure(self, x: Tensor) -> Moments:
+        """Measure mean and covariance of each group."""
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        rows = self._grouped(wide.flatten(2) if x.dim() > 2 else wide.unsqueeze(2))  # (n, G, g, S)
+        mean = rows.mean((0, 3), keepdim=True)
+        centred = (rows - mean).permute(1, 2, 0, 3).flatten(2)  # (G, g, nS)
+        n = centred.shape[2]
+        return Moments(mean.flatten(), centred @ centred.mT / n, n)
+
+    def normalise(self, x: Tensor, moments: Moments, weight: Tensor, bias: Tensor) -> Tensor:
+        """Apply the inverse Cholesky factor group by group, then weight and bias."""
+        eye = torch.eye(self.group_size, dtype=moments.var.dtype, device=x.device)
+        factor, info = torch.linalg.cholesky_ex((1 - self.shrinkage) * moments.var + self.shrinkage * eye)
+        factor = factor.masked_fill(info[:, None, None] != 0, math.nan)
+        whiten = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)  # (G, g, g)
+        channels = [1, -1] + [1] * (x.dim() - 2)
+        centred = x - moments.mean.view(channels)
+        z = whiten @ self._grouped(centred.flatten(2) if x.dim() > 2 else centred.unsqueeze(2))
+        return (z.reshape(x.shape) * weight.view(channels) + bias.view(channels)).to(x.dtype)
+
+    def spread(self, difference: Tensor) -> Tensor:
+        """Return the outer product of each group's shift."""
+        shift = difference.view(-1, self.group_size, 1)
+        return shift @ shift.mT
+
+    def stored(self, row: int) -> Moments:
+        """Return a running row as constant moments."""
+        return Moments(self.running_mean[row], self.running_cov[row], math.inf)
+
+    def store(self, row: int, moments: Moments, weight: float | Tensor) -> None:
+        """Move the covariance and, as its diagonal, the variance."""
+        self.running_cov[row].add_((moments.var - self.running_cov[row]) * weight)
+        diagonal = moments.var.diagonal(dim1=1, dim2=2).flatten()
+        super().store(row, moments._replace(var=diagonal), weight)
+
+    def reset_running_stats(self) -> None:
+        """Forget both running rows."""
+        super().reset_running_stats()
+        self.running_cov.copy_(torch.diag_embed(self._grouped(self.running_var)))
+
+    def fill_from(self, state: dict[str, Tensor], prefix: str = "") -> None:
+        """Rewrite the state of a plain BatchNorm: its variances become the diagonal."""
+        super().fill_from(state, prefix)
+        state[prefix + "running_cov"] = torch.diag_embed(self._grouped(state[prefix + "running_var"]))
+
+    def extra_repr(self) -> str:
+        """Show the options."""
+        return f"{super().extra_repr()}, group_size={self.group_size}, shrinkage={self.shrinkage}"
+
+
+class DomainWhitening1d(DomainWhitening):
+    """:class:`DomainWhitening` for ``(N, C)`` and ``(N, C, L)``."""
+
+    dims = (2, 3)
+
+
+class DomainWhitening2d(DomainWhitening):
+    """:class:`DomainWhitening` for ``(N, C, H, W)``."""
+
+    dims = (4,)
+
+
+class DomainWhitening3d(DomainWhitening):
+    """:class:`DomainWhitening` for ``(N, C, D, H, W)``."""
+
+    dims = (5,)
+
+
+def min_entropy_consensus(logits_a: Tensor, logits_b: Tensor) -> Tensor:
+    r"""Min-entropy consensus: two views of an image should agree, confidently, on some class.
+
+    .. math:: L = \frac1n\sum_i \min_y\ \tfrac12\left(-\log p(y \mid x^a_i) - \log p(y \mid x^b_i)\right)
+
+    Parameters
+    ----------
+    logits_a, logits_b
+        Logits ``(n, classes)`` of two views of the same rows.
+
+    Returns
+    -------
+    Tensor
+        A scalar, at least 0; equal views with a certain class give 0.
+
+    Raises
+    ------
+    ValueError
+        When the two do not have one shape ``(n, classes)``.
+    """
+    if logits_a.shape != logits_b.shape or logits_a.dim() != 2:
+        raise ValueError(
+            f"expected two views of the same rows, (n, classes) each, got {tuple(logits_a.shape)} "
+            f"and {tuple(logits_b.shape)}"
+        )
+    consensus = (F.log_softmax(logits_a, dim=1) + F.log_softmax(logits_b, dim=1)) / 2
+    return -consensus.amax(dim=1).mean()
