@@ -64,7 +64,7 @@ def rows() -> list[dict]:
     t_half, t_full = seconds([half, full], rounds=5, warm_up=1)
     p_half, p_full = peak_bytes(half) / 2**20, peak_bytes(full) / 2**20
     table += [
-        _row("linear-time MMD, n = 50,000, d = 256, seconds", t_half, 1.0, t_half, "< 1"),
+        _row("linear-time MMD, n = 50,000, d = 256 / one second", t_half, 1.0, t_half, "< 1"),
         _row("linear-time MMD, n = 100,000 / n = 50,000", t_full, t_half, t_full / t_half, "≈ 2"),
         _row("linear-time MMD, peak memory, n = 100,000 / n = 50,000", p_full, p_half, p_full / p_half, "≈ 2", "MiB"),
     ]
@@ -75,8 +75,8 @@ def _row(what: str, ours: float, baseline: float, ratio: float, target: str, uni
     factor = 1000 if unit == "ms" else 1
     return {
         "what": what,
-        "ours": f"{ours * factor:.3g} {unit}",
-        "baseline": f"{baseline * factor:.3g} {unit}",
+        "ours": f"{ours * factor:.2f} {unit}",
+        "baseline": f"{baseline * factor:.2f} {unit}",
         "ratio": ratio,
         "target": target,
     }

@@ -136,7 +136,7 @@ def median_squared_distance(*samples: Tensor) -> Tensor:
         raise ValueError("a distance needs two rows, got 1")
     rows, columns = torch.triu_indices(len(z), len(z), offset=1, device=z.device)
     median = _within(z)[rows, columns].median()
-    return torch.where(median > 0, median, torch.ones_like(median))
+    return torch.where(median == 0, torch.ones_like(median), median)
 
 
 # --------------------------------------------------------------------------------------------------------- kernels
@@ -399,7 +399,7 @@ def linear_mmd2(x: Tensor, y: Tensor, normalization: Literal["none", "width", "s
     Tzeng et al., *Deep Domain Confusion: Maximizing for Domain Invariance*, arXiv 2014.
     """
     _check_samples(1, x=x, y=y)
-    z = _full_precision(x, y)
+    z = _centred(_full_precision(x, y))
     distance = (z[: len(x)].mean(0) - z[len(x) :].mean(0)).square().sum()
     if normalization == "none":
         return distance
@@ -639,8 +639,8 @@ def _within(z: Tensor) -> Tensor:
 
 def _mean_squared_distance(z: Tensor) -> Tensor:
     spread = _centred(z.detach()).square().sum() * (2 / (len(z) - 1))
-    # The margin keeps the reciprocals of bandwidths finite. NaN compares as false, but the distances hold it as well.
-    return torch.where(spread > 16 * torch.finfo(z.dtype).tiny, spread, torch.ones_like(spread))
+    # The margin keeps the reciprocals of bandwidths finite; NaN compares as false and stays.
+    return torch.where(spread < 16 * torch.finfo(z.dtype).tiny, torch.ones_like(spread), spread)
 
 
 def _centred(z: Tensor) -> Tensor:

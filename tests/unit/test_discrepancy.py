@@ -1,0 +1,547 @@
+"""Discrepancies against slow float64 NumPy versions, their gradients, their numerics, and what they refuse."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import reference_discrepancy as reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from deeptransfer.discrepancy import (
+    MULTIPLIERS,
+    GaussianKernels,
+    JointMMD,
+    MultiKernelMMD,
+    gaussian_kernel,
+    linear_mmd2,
+    linear_time_mmd2,
+    mean_squared_distance,
+    median_squared_distance,
+    mmd2,
+    mmd_test,
+    optimal_kernel_weights,
+    squared_distances,
+    witness,
+)
+
+UNIFORM = [0.2] * 5
+
+
+def sample(n: int, m: int, d: int, seed: int = 0, shift: float = 0.5, dtype: torch.dtype = torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    y = torch.randn(m, d, generator=generator, dtype=torch.float64) + shift
+    return x.to(dtype), y.to(dtype)
+
+
+def family(x: Tensor, y: Tensor, multipliers=MULTIPLIERS) -> list[float]:
+    spread = reference.mean_distance2(np.concatenate((x.numpy(), y.numpy())))
+    return [m * spread / 2 for m in multipliers]
+
+
+def mixture(sigma2s, weights):
+    return lambda a, b: reference.mixture(a, b, sigma2s, weights)
+
+
+# ------------------------------------------------------------------------------------------------------ distances
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    n=st.integers(1, 6),
+    m=st.integers(1, 6),
+    d=st.integers(1, 5),
+    offset=st.sampled_from([0.0, -3.0, 1e4]),
+    scale=st.sampled_from([1e-3, 1.0, 50.0]),
+    seed=st.integers(0, 99),
+)
+def test_distances_equal_the_loop(n, m, d, offset, scale, seed):
+    x, y = (scale * t + offset for t in sample(n, m, d, seed))
+    loop = np.array([[((a - b) ** 2).sum() for b in y.numpy()] for a in x.numpy()])
+    np.testing.assert_allclose(squared_distances(x, y).numpy(), loop, rtol=1e-9, atol=1e-9 * scale**2)
+    within = np.array([[((a - b) ** 2).sum() for b in x.numpy()] for a in x.numpy()])
+    np.testing.assert_allclose(squared_distances(x).numpy(), within, rtol=1e-9, atol=1e-9 * scale**2)
+
+
+def test_float32_distances_survive_a_large_mean():
+    """Without centring, the Gram form of rows around 1000 has no digit left."""
+    x, y = sample(40, 30, 8)
+    exact = squared_distances(x, y)
+    shifted = squared_distances((x + 1000).float(), (y + 1000).float())
+    # rounding the rows themselves to float32 costs 6e-5 a coordinate
+    torch.testing.assert_close(shifted.double(), exact, rtol=1e-3, atol=1e-3)
+
+
+def test_distances_within_a_sample_have_an_exactly_zero_diagonal():
+    for dtype in (torch.float32, torch.float64):
+        x, _ = sample(57, 1, 33, dtype=dtype)
+        assert (squared_distances(x + 100).diagonal() == 0).all()
+        assert (squared_distances(x) >= 0).all()
+
+
+def test_gradient_of_distances_is_right_where_rows_coincide():
+    x, _ = sample(4, 1, 3)
+    x = torch.cat((x, x[:2])).requires_grad_()
+    assert torch.autograd.gradcheck(squared_distances, x)
+    assert torch.autograd.gradgradcheck(squared_distances, x)
+    gradient = torch.autograd.grad(squared_distances(x)[0, 4], x)[0]
+    assert (gradient == 0).all()
+
+
+def test_mean_and_median_distance_equal_the_loop():
+    x, y = sample(5, 4, 3)
+    z = np.concatenate((x.numpy(), y.numpy()))
+    pairs = [((z[i] - z[j]) ** 2).sum() for i in range(9) for j in range(i)]
+    assert mean_squared_distance(x, y).item() == pytest.approx(np.mean(pairs), rel=1e-12)
+    assert median_squared_distance(x, y).item() == pytest.approx(np.percentile(pairs, 50, method="lower"), rel=1e-12)
+    x.requires_grad_()
+    assert not mean_squared_distance(x, y).requires_grad
+    assert not median_squared_distance(x, y).requires_grad
+
+
+def test_median_distance_ignores_an_outlier():
+    x, y = sample(10, 10, 3)
+    far = torch.cat((x, torch.full((1, 3), 1e3, dtype=x.dtype)))
+    assert median_squared_distance(far, y) < 2 * median_squared_distance(x, y)
+    assert mean_squared_distance(far, y) > 100 * mean_squared_distance(x, y)
+
+
+# ------------------------------------------------------------------------------------------------ against the loops
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    n=st.integers(2, 6),
+    m=st.integers(2, 6),
+    d=st.integers(1, 4),
+    sigma2=st.floats(0.05, 20),
+    estimator=st.sampled_from(["biased", "unbiased"]),
+    seed=st.integers(0, 99),
+)
+def test_mmd2_equals_the_loop(n, m, d, sigma2, estimator, seed):
+    x, y = sample(n, m, d, seed)
+    expected = reference.mmd2(x.numpy(), y.numpy(), mixture([sigma2], [1.0]), estimator)
+    assert mmd2(x, y, sigma2=sigma2, estimator=estimator).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_gaussian_kernel_equals_the_loop():
+    x, y = sample(4, 3, 2)
+    expected = [[reference.gaussian(a, b, 0.7) for b in y.numpy()] for a in x.numpy()]
+    np.testing.assert_allclose(gaussian_kernel(x, y, 0.7).numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_multi_kernel_equals_the_loop(estimator):
+    x, y = sample(6, 5, 3)
+    weights = [0.1, 0.0, 0.2, 0.3, 0.4]
+    for beta in (None, weights):
+        expected = reference.mmd2(x.numpy(), y.numpy(), mixture(family(x, y), beta or UNIFORM), estimator)
+        assert MultiKernelMMD(weights=beta, estimator=estimator)(x, y).item() == pytest.approx(expected, abs=1e-8)
+    # uniform weights are exact whatever the format of the buffer
+    expected = reference.mmd2(x.numpy(), y.numpy(), mixture(family(x, y), UNIFORM), estimator)
+    assert MultiKernelMMD(estimator=estimator)(x, y).item() == pytest.approx(expected, abs=1e-14)
+
+
+def test_multi_kernel_with_fixed_bandwidths_equals_the_loop():
+    x, y = sample(6, 5, 3)
+    expected = reference.mmd2(x.numpy(), y.numpy(), mixture([0.5, 3.0], [0.25, 0.75]))
+    assert MultiKernelMMD(sigma2=[0.5, 3.0], weights=[0.25, 0.75])(x, y).item() == pytest.approx(expected, abs=1e-14)
+    assert mmd2(x, y, sigma2=[0.5, 3.0], weights=[0.25, 0.75]).item() == pytest.approx(expected, abs=1e-14)
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_joint_mmd_equals_the_loop(estimator):
+    fx, fy = sample(5, 4, 3)
+    px, py = (t.softmax(1) for t in sample(5, 4, 2, seed=1))
+    sigma2s = family(fx, fy)
+
+    def kernel(a, b):
+        return reference.mixture(a[0], b[0], sigma2s, UNIFORM) * reference.gaussian(a[1], b[1], 1.69 / 2)
+
+    expected = reference.mmd2(
+        list(zip(fx.numpy(), px.numpy(), strict=True)),
+        list(zip(fy.numpy(), py.numpy(), strict=True)),
+        kernel,
+        estimator,
+    )
+    assert JointMMD(estimator=estimator)([fx, px], [fy, py]).item() == pytest.approx(expected, abs=1e-14)
+
+
+@pytest.mark.parametrize(("n", "m"), [(6, 6), (7, 5), (2, 9)])
+def test_linear_time_equals_the_loop(n, m):
+    x, y = sample(n, m, 3)
+    expected = reference.linear_time(x.numpy(), y.numpy(), mixture([0.5, 3.0], [0.25, 0.75]))
+    assert linear_time_mmd2(x, y, [0.5, 3.0], [0.25, 0.75]).item() == pytest.approx(expected, abs=1e-14)
+    expected = reference.linear_time(x.numpy(), y.numpy(), mixture(family(x, y, [1.0]), [1.0]))
+    assert linear_time_mmd2(x, y).item() == pytest.approx(expected, abs=1e-14)
+
+
+def test_linear_mmd2_equals_the_formula_and_its_normalisations_do_what_they_say():
+    x, y = sample(5, 4, 3)
+    raw = ((x.numpy().mean(0) - y.numpy().mean(0)) ** 2).sum()
+    assert linear_mmd2(x, y).item() == pytest.approx(raw, rel=1e-12)
+    assert linear_mmd2(x, y, "width").item() == pytest.approx(raw / 3, rel=1e-12)
+    assert linear_mmd2(x, y, "spread").item() == pytest.approx(
+        raw / reference.mean_distance2(np.concatenate((x, y))), rel=1e-12
+    )
+    assert linear_mmd2(7 * x, 7 * y).item() == pytest.approx(49 * raw, rel=1e-12)
+    wide = [torch.cat((7 * t, 7 * t), 1) for t in (x, y)]
+    assert linear_mmd2(*wide, "spread").item() == pytest.approx(linear_mmd2(x, y, "spread").item(), rel=1e-12)
+
+
+def test_witness_equals_the_loop():
+    x, y = sample(5, 4, 2)
+    points = sample(3, 1, 2, seed=5)[0]
+    for sigma2s in ([0.7], [0.7, 2.0]):
+        k = mixture(sigma2s, [1 / len(sigma2s)] * len(sigma2s))
+        expected = [
+            np.mean([k(p, a) for a in x.numpy()]) - np.mean([k(p, b) for b in y.numpy()]) for p in points.numpy()
+        ]
+        np.testing.assert_allclose(witness(points, x, y, sigma2s).numpy(), expected, atol=1e-14)
+
+
+# ------------------------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, y, e: mmd2(x, y, sigma2=[0.5, 2.0], weights=[0.3, 0.7], estimator=e),
+        lambda x, y, e: MultiKernelMMD(sigma2=[0.5, 2.0], estimator=e)(x, y),
+        lambda x, y, e: JointMMD([GaussianKernels(sigma2=2.0), GaussianKernels(sigma2=0.8)], e)(
+            [x, x.softmax(1)], [y, y.softmax(1)]
+        ),
+        lambda x, y, e: linear_time_mmd2(x, y, sigma2=1.5),
+        lambda x, y, e: linear_mmd2(x, y, "width"),
+        lambda x, y, e: witness(torch.zeros_like(x[:2]), x, y, 1.5),
+        lambda x, y, e: gaussian_kernel(x, y, 1.5),
+    ],
+    ids=["mmd2", "multi-kernel", "joint", "linear-time", "linear", "witness", "kernel"],
+)
+def test_gradcheck_with_fixed_bandwidths(loss, estimator):
+    x, y = (t.requires_grad_() for t in sample(4, 5, 3))
+    assert torch.autograd.gradcheck(lambda x, y: loss(x, y, estimator), (x, y))
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_gradient_equals_central_differences_of_the_loop_with_the_bandwidth_held(estimator):
+    """The batch's own bandwidth carries no gradient: the loop keeps it at the value it had."""
+    x, y = sample(4, 3, 2)
+    sigma2s = family(x, y)
+    expected = reference.central_differences(
+        lambda rows: reference.mmd2(rows, y.numpy(), mixture(sigma2s, UNIFORM), estimator), x.numpy()
+    )
+    x.requires_grad_()
+    MultiKernelMMD(estimator=estimator)(x, y).backward()
+    np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_joint_mmd_sends_a_gradient_through_the_softmax_of_both_domains():
+    features, logits = sample(6, 6, 3), [t.requires_grad_() for t in sample(6, 6, 4, seed=1)]
+    JointMMD()([features[0], logits[0].softmax(1)], [features[1], logits[1].softmax(1)]).backward()
+    assert all(t.grad.abs().max() > 1e-4 for t in logits)
+
+
+# -------------------------------------------------------------------------------------------------------- numerics
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e4, 3.3e15, 1e-20])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_no_spread_gives_zero_and_zero_gradients(value, estimator):
+    x = torch.full((30, 7), value, requires_grad=True)
+    y = torch.full((20, 7), value)
+    losses = [
+        MultiKernelMMD(estimator=estimator)(x, y),
+        mmd2(x, y, estimator=estimator),
+        JointMMD(estimator=estimator)([x, x], [y, y]),
+        linear_time_mmd2(x, y),
+        linear_mmd2(x, y, "spread"),
+    ]
+    for loss in losses:
+        (gradient,) = torch.autograd.grad(loss, x)
+        assert loss.item() == 0
+        assert (gradient == 0).all()
+    assert mean_squared_distance(x, y) == 1
+    assert median_squared_distance(x, y) == 1
+
+
+def test_tiny_spread_stays_finite():
+    x = (torch.rand(20, 5) * 1e-18).requires_grad_()
+    loss = MultiKernelMMD()(x, torch.rand(20, 5) * 1e-18)
+    loss.backward()
+    assert loss.isfinite()
+    assert x.grad.isfinite().all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(n=st.integers(1, 40), m=st.integers(1, 40), d=st.integers(1, 30), offset=st.sampled_from([0.0, 100.0]))
+def test_biased_float32_is_never_below_zero_and_zero_for_identical_samples(n, m, d, offset):
+    x, y = sample(n, m, d, seed=n + 50 * m, shift=0.0, dtype=torch.float32)
+    x, y = x + offset, y + offset
+    for loss in (mmd2, MultiKernelMMD()):
+        assert loss(x, y).item() >= -1e-6
+        assert abs(loss(x, x.clone()).item()) <= 4 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.parametrize("loss", [MultiKernelMMD(), mmd2, linear_time_mmd2, linear_mmd2], ids=lambda f: str(f)[:20])
+def test_float32_agrees_with_float64(loss):
+    x, y = sample(64, 48, 100)
+    torch.testing.assert_close(loss(x.float(), y.float()).double(), loss(x, y), rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_and_autocast_are_computed_in_float32(dtype):
+    x, y = sample(32, 32, 16, dtype=torch.float32)
+    exact = MultiKernelMMD()(x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = MultiKernelMMD()(x, y)
+        distances, kernel = squared_distances(x, y), gaussian_kernel(x, y, 2.0)
+    assert under_autocast.dtype == distances.dtype == kernel.dtype == torch.float32
+    assert under_autocast.item() == exact.item()
+    torch.testing.assert_close(distances, squared_distances(x, y))
+    low = x.to(dtype).requires_grad_()
+    loss = MultiKernelMMD()(low, y.to(dtype))
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert low.grad.dtype == dtype
+    torch.testing.assert_close(loss, MultiKernelMMD()(x.to(dtype).float(), y.to(dtype).float()))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_losses_hand_nan_on(bad):
+    x, y = sample(6, 6, 3)
+    x[2, 1] = bad
+    for loss in (mmd2, MultiKernelMMD(), linear_time_mmd2, lambda x, y: linear_mmd2(x, y) * 0):
+        assert loss(x, y).isnan()
+    assert JointMMD()([x, y], [y, y]).isnan()
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own deprecations while it compiles
+@pytest.mark.parametrize("n", [5, 8])
+def test_compiles_as_one_graph(n):
+    x, y = sample(n, 6, 3, dtype=torch.float32)
+    p, q = x.softmax(1), y.softmax(1)
+    for module, arguments in ((MultiKernelMMD(), (x, y)), (JointMMD(), ([x, p], [y, q]))):
+        torch._dynamo.reset()
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*arguments), module(*arguments))
+        x.grad = None
+        x.requires_grad_()
+        expected = torch.autograd.grad(module(*arguments), x)[0]
+        torch.testing.assert_close(torch.autograd.grad(compiled(*arguments), x)[0], expected)
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Remembers the most elements of any tensor an operation returns."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.largest = max([self.largest, *(t.numel() for t in tree_leaves(result) if isinstance(t, Tensor))])
+        return result
+
+
+def test_linear_time_never_makes_more_than_its_input():
+    n, d = 50_000, 4
+    x, y = torch.randn(n, d, requires_grad=True), torch.randn(n, d)
+    with _LargestTensor() as seen:
+        linear_time_mmd2(x, y).backward()
+    assert 0 < seen.largest <= 2 * n * d
+    with _LargestTensor() as seen:  # and the quadratic one is seen to be quadratic
+        mmd2(x[:500], y[:500])
+    assert seen.largest == 1000**2
+
+
+def test_no_tensor_of_all_differences():
+    x, y = torch.randn(20, 500, requires_grad=True), torch.randn(20, 500)
+    with _LargestTensor() as seen:
+        MultiKernelMMD()(x, y).backward()
+    assert seen.largest == 40 * 500
+
+
+# ------------------------------------------------------------------------------------------------------ the modules
+
+
+def test_state_dict_round_trip_copy_and_pickle():
+    x, y = sample(6, 6, 3)
+    weights = [0.5, 0.1, 0.1, 0.1, 0.2]
+    learned = MultiKernelMMD(weights=weights)
+    restored = MultiKernelMMD()
+    assert restored(x, y) != learned(x, y)
+    restored.load_state_dict(learned.state_dict(), strict=True)
+    buffer = io.BytesIO()
+    torch.save(JointMMD().state_dict(), buffer)
+    buffer.seek(0)
+    JointMMD().load_state_dict(torch.load(buffer, weights_only=True), strict=True)
+    for module in (restored, copy.deepcopy(learned), pickle.loads(pickle.dumps(learned))):
+        assert module(x, y).item() == learned(x, y).item()
+    assert "0.5" in repr(learned)
+
+
+def test_a_cast_module_still_gives_equal_rows_the_kernel_one():
+    x, _ = sample(4, 1, 3)
+    kernels = GaussianKernels(weights=[0.3, 0.3, 0.2, 0.1, 0.1]).to(torch.bfloat16)
+    torch.testing.assert_close(kernels(x).diagonal(), torch.ones(4, dtype=x.dtype), rtol=0, atol=1e-15)
+
+
+# --------------------------------------------------------------------------------------------------- learned weights
+
+
+def test_optimal_weights_solve_the_quadratic_program():
+    x, y = sample(400, 400, 3, shift=0.4)
+    sigma2s = [0.1, 0.5, 2.0, 8.0, 50.0]
+    beta = optimal_kernel_weights(x, y, sigma2s, ridge=1e-3).numpy()
+    assert beta.sum() == pytest.approx(1)
+    assert (beta >= 0).all()
+    h = np.array(
+        [
+            [reference.linear_time(x[i : i + 2].numpy(), y[i : i + 2].numpy(), mixture([s], [1.0])) for s in sigma2s]
+            for i in range(0, 400, 2)
+        ]
+    )
+    d, Q = h.mean(0), np.cov(h.T) + 1e-3 * np.eye(5)
+    solved = minimize(
+        lambda b: b @ Q @ b,
+        np.full(5, 0.2 / d.mean()),
+        jac=lambda b: 2 * Q @ b,
+        bounds=[(0, None)] * 5,
+        constraints={"type": "eq", "fun": lambda b: d @ b - 1, "jac": lambda b: d},
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 500},
+    )
+    np.testing.assert_allclose(beta, solved.x / solved.x.sum(), atol=1e-4)
+
+
+def test_without_a_positive_discrepancy_the_least_bad_kernel_gets_all_the_weight():
+    """x and y alternate so that every quadruple looks closer across than within: all d are negative."""
+    x = torch.tensor([[0.0], [1.0]] * 4, dtype=torch.float64)
+    y = torch.tensor([[1.0], [0.0]] * 4, dtype=torch.float64)
+    assert linear_time_mmd2(x, y, 0.5) < 0
+    x = x + 0.01 * sample(8, 1, 1)[0]
+    beta = optimal_kernel_weights(x, y, [0.5, 100.0, 1e-3])
+    assert beta.sum() == 1
+    assert sorted(beta.tolist()) == [0, 0, 1]
+
+
+def test_learned_weights_beat_uniform_ones_where_one_kernel_sees_the_difference():
+    """The difference has a short wavelength: the wide kernels only add noise. β comes from other rows than the test."""
+    generator = torch.Generator().manual_seed(0)
+    sigma2s = [0.02, 1.0, 10.0, 100.0, 1000.0]
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        x, y = torch.randn(2, n, 1, generator=generator, dtype=torch.float64) * 2
+        return x, y.round() + 0.15 * torch.randn(n, 1, generator=generator, dtype=torch.float64)
+
+    beta = optimal_kernel_weights(*draw(2000), sigma2s)
+    rejected = {"learned": 0, "uniform": 0}
+    for trial in range(40):
+        x, y = draw(60)
+        for name, weights in (("learned", beta), ("uniform", None)):
+            rejected[name] += mmd_test(x, y, sigma2s, weights, permutations=99, seed=trial).p_value <= 0.05
+    assert rejected["learned"] >= rejected["uniform"] + 10, rejected
+
+
+# --------------------------------------------------------------------------------------------------- permutation test
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_permutation_test_equals_permuting_the_data(estimator):
+    x, y = sample(5, 4, 2)
+    result = mmd_test(x, y, sigma2=0.7, estimator=estimator, permutations=20, seed=3)
+    assert result.statistic == pytest.approx(mmd2(x, y, sigma2=0.7, estimator=estimator).item(), abs=1e-14)
+    z = torch.cat((x, y))
+    order = torch.rand(20, 9, generator=torch.Generator().manual_seed(3)).argsort(1)
+    null = [reference.mmd2(z[o[:5]].numpy(), z[o[5:]].numpy(), mixture([0.7], [1.0]), estimator) for o in order]
+    np.testing.assert_allclose(result.null.numpy(), null, atol=1e-14)
+    assert result.p_value == (1 + sum(t >= result.statistic - 1e-12 for t in null)) / 21
+
+
+def test_permutation_test_counts_the_observed_split_as_a_tie():
+    """Of 2 + 2 far pairs one split in three is the observed one (or its mirror): p must not fall below 1/3."""
+    x, y = torch.tensor([[0.0], [0.1]]), torch.tensor([[5.0], [5.1]])
+    result = mmd_test(x, y, permutations=2000)
+    assert result.p_value == pytest.approx(1 / 3, abs=0.04)
+
+
+def test_permutation_test_repeats_with_its_seed_and_leaves_the_global_generator_alone():
+    x, y = sample(10, 10, 2)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first, again, other = (mmd_test(x, y, permutations=50, seed=s) for s in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(first.null, again.null)
+    assert not torch.equal(first.null, other.null)
+
+
+def test_permutation_test_sees_a_difference_and_refuses_nan():
+    x, y = sample(40, 50, 3, shift=1.0)
+    assert mmd_test(x, y, permutations=99).p_value == 0.01
+    assert isinstance(mmd_test(x.requires_grad_(), y, permutations=9).statistic, float)
+    bad = y.clone()
+    bad[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        mmd_test(x, bad)
+
+
+# ------------------------------------------------------------------------------------------------------- refusals
+
+X, Y = torch.randn(4, 3), torch.randn(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mmd2(X[:0], Y), "x must have 1 rows or more, got 0"),
+        (lambda: mmd2(X, Y[:0]), "y must have 1 rows or more, got 0"),
+        (lambda: mmd2(X, Y[:, :2]), "one width.*3.*2"),
+        (lambda: mmd2(X[:, :, None], Y), r"x must have shape \(rows, width\), got \(4, 3, 1\)"),
+        (lambda: mmd2(X.long(), Y), "x must be floating, got torch.int64"),
+        (lambda: mmd2(X[:1], Y, 1.0, estimator="unbiased"), "x must have 2 rows or more, got 1"),
+        (lambda: mmd2(X, Y[:1], 1.0, estimator="unbiased"), "y must have 2 rows or more, got 1"),
+        (lambda: mmd2(X, Y, sigma2=0.0), "sigma2 must be positive and finite, got 0.0"),
+        (lambda: mmd2(X, Y, sigma2=[1.0, -2.0]), "got -2.0"),
+        (lambda: mmd2(X, Y, sigma2=float("nan")), "got nan"),
+        (lambda: mmd2(X, Y, sigma2=[]), "sigma2 is empty"),
+        (lambda: mmd2(X, Y, sigma2=1.0, estimator="umbiased"), "got 'umbiased'"),
+        (lambda: mmd2(X, Y, sigma2=[1.0, 2.0], weights=[1.0]), "weights must have 2 values.*got 1"),
+        (lambda: mmd2(X, Y, sigma2=[1.0, 2.0], weights=torch.ones(3)), r"shape \(2,\).*got \(3,\)"),
+        (lambda: mmd2(X, Y, sigma2=[1.0, 2.0], weights=[1.0, 1.0]), r"sum to 1, got \[1.0, 1.0\]"),
+        (lambda: mmd2(X, Y, sigma2=[1.0, 2.0], weights=[1.5, -0.5]), "must not be negative"),
+        (lambda: gaussian_kernel(X, Y, -1.0), "got -1.0"),
+        (lambda: MultiKernelMMD(multipliers=(1.0, 0.0)), "multipliers must be positive and finite, got 0.0"),
+        (lambda: MultiKernelMMD(multipliers=()), "multipliers is empty"),
+        (lambda: MultiKernelMMD(estimator="linear"), "got 'linear'"),
+        (lambda: MultiKernelMMD(weights=[1.0] * 5), "divide them by their sum"),
+        (lambda: MultiKernelMMD(estimator="unbiased")(X[:1], Y), "x must have 2 rows"),
+        (lambda: JointMMD(kernels=[]), "got none"),
+        (lambda: JointMMD()([X], [Y]), "got 1 layers of x and 1 of y for 2 kernels"),
+        (lambda: JointMMD()([X, X], [Y]), "got 2 layers of x and 1 of y"),
+        (lambda: JointMMD()([X, X[:3]], [Y, Y]), r"layers of x must have equal rows, got \[4, 3\]"),
+        (lambda: JointMMD()([X, X], [Y, Y[:, :1]]), "x of layer 1': 3, 'y of layer 1': 1"),
+        (lambda: linear_time_mmd2(X[:1], Y), "x must have 2 rows or more, got 1"),
+        (lambda: linear_mmd2(X, Y, "depth"), "got 'depth'"),
+        (lambda: optimal_kernel_weights(X[:3], Y, [1.0]), "x must have 4 rows or more, got 3"),
+        (lambda: optimal_kernel_weights(X, Y, [1.0], ridge=0), "ridge must be positive, got 0"),
+        (lambda: optimal_kernel_weights(X * float("nan"), Y, [1.0]), "not finite"),
+        (lambda: mmd_test(X, Y, permutations=0), "permutations must be 1 or more, got 0"),
+        (lambda: mean_squared_distance(X[:1]), "two rows, got 1"),
+        (lambda: median_squared_distance(X[:1]), "two rows, got 1"),
+        (lambda: squared_distances(X[0]), r"got \(3,\)"),
+        (lambda: witness(X[:, :2], X, Y, 1.0), "'points': 2"),
+    ],
+)
+def test_bad_input_is_refused_by_value(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
