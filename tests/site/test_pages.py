@@ -1,0 +1,114 @@
+"""The built site as files: links, pictures, weight. These need no browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import pkgutil
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from bs4 import BeautifulSoup, Tag
+from PIL import Image
+
+import deeptransfer
+
+MAX_PAGE_BYTES = 1_500_000
+BOOK = Path(__file__).resolve().parents[2] / "book"
+
+
+@cache
+def parse(page: Path) -> BeautifulSoup:
+    return BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    return frozenset(
+        str(tag.get("id") or tag.get("name")) for tag in parse(page).find_all(id=True) + parse(page).find_all("a")
+    )
+
+
+def references(page: Path) -> Iterator[tuple[Tag, str]]:
+    for tag in parse(page).find_all(True):
+        for attribute in ("href", "src", "data-src", "poster"):
+            if tag.get(attribute):
+                yield tag, str(tag[attribute])
+
+
+def test_no_page_loads_anything_from_elsewhere(pages: list[Path]) -> None:
+    """Links may lead away; scripts, styles, fonts and pictures are all on the disk."""
+    remote = [
+        f"{page.name}: {address}"
+        for page in pages
+        for tag, address in references(page)
+        if urlsplit(address).scheme not in ("", "data") or address.startswith("//")
+        if tag.name != "a" and not (tag.name == "link" and tag.get("rel") == ["canonical"])
+    ]
+    assert not remote
+
+
+def test_internal_links_and_pictures_exist(pages: list[Path], site: Path) -> None:
+    broken = []
+    for page in pages:
+        for _, address in references(page):
+            parts = urlsplit(address)
+            if parts.scheme or parts.netloc or address == "#":
+                continue
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            if target.is_dir():
+                target /= "index.html"
+            lost_anchor = (
+                parts.fragment and target.suffix == ".html" and target.is_file()
+                and unquote(parts.fragment) not in anchors(target)
+            )  # fmt: skip
+            if not target.is_file() or not target.is_relative_to(site.resolve()) or lost_anchor:
+                broken.append(f"{page.relative_to(site)}: {address}")
+    assert not broken
+
+
+def test_pages_are_light(pages: list[Path]) -> None:
+    """The page with its own pictures; the theme, shared by all pages, comes once."""
+    heavy = {}
+    for page in pages:
+        sources = {str(image["src"]) for image in parse(page).select("article img[src]")}
+        pictures = {(page.parent / unquote(source)).resolve() for source in sources if not source.startswith("data:")}
+        size = page.stat().st_size + sum(picture.stat().st_size for picture in pictures)
+        if size > MAX_PAGE_BYTES:
+            heavy[page.name] = size
+    assert not heavy
+
+
+def test_pictures_have_words_and_an_opaque_ground(pages: list[Path]) -> None:
+    """Dark letters on a transparent ground vanish on a dark page."""
+    bad = []
+    for page in pages:
+        for image in parse(page).select("article img"):
+            source = str(image.get("src"))
+            if image.get("alt") is None:
+                bad.append(f"{page.name}: no alternative text: {source[:80]}")
+            if source.startswith("data:image/png;base64,"):
+                file: io.BytesIO | Path = io.BytesIO(base64.b64decode(source.split(",", 1)[1]))
+            elif source.endswith(".png"):
+                file = (page.parent / unquote(source)).resolve()
+            else:
+                continue
+            with Image.open(file) as picture:
+                lowest = picture.convert("RGBA").getextrema()[3][0]
+            if lowest < 255:
+                bad.append(f"{page.name}: transparent: {source[:80]}")
+    assert not bad
+
+
+def test_every_module_is_on_the_reference_page() -> None:
+    public = {
+        module.name
+        for module in pkgutil.walk_packages(deeptransfer.__path__, "deeptransfer.")
+        if not any(part.startswith("_") for part in module.name.split("."))
+        if module.name.count(".") == 1 and module.name != "deeptransfer.version"
+    }
+    shown = set(re.findall(r"^\.\. automodule:: (\S+)", (BOOK / "api.md").read_text(encoding="utf-8"), flags=re.M))
+    assert not public - shown
