@@ -24,7 +24,8 @@ def site() -> Path:
     """The folder of the built site, renewed if anything it is built from has changed."""
     if shutil.which("make") is None:
         missing("make")
-    with FileLock(ROOT / "_build.lock"):
+    (ROOT / "_build").mkdir(exist_ok=True)
+    with FileLock(ROOT / "_build" / "site.lock"):  # two workers of one run must not build at once
         run = subprocess.run(["make", "book"], cwd=ROOT, capture_output=True, text=True, check=False)
     if run.returncode:
         pytest.fail(f"the book does not build:\n{run.stdout[-4000:]}\n{run.stderr[-4000:]}", pytrace=False)
