@@ -39,13 +39,14 @@ __all__ = [
     "use_house_style",
 ]
 
-#: Colours of Okabe and Ito (2008), told apart by colour-blind readers; each name has one meaning in the whole book.
+#: Each name has one meaning in the whole book. Colour-blind readers tell them apart (after Okabe and Ito, and Tol), and
+#: each stands out from the face.
 COLORS = {
     "source": "#0072B2",  # blue
     "target": "#D55E00",  # vermilion
     "model": "#009E73",  # bluish green: what a model computes
-    "accent": "#CC79A7",  # reddish purple: the one thing to look at
-    "other": "#E69F00",  # amber: one more line, without a meaning of its own
+    "accent": "#882255",  # wine: the one thing to look at
+    "other": "#332288",  # indigo: one more line, without a meaning of its own
     "neutral": "#6B7280",  # grey: references and helpers
     "ink": "#24292F",
     "face": "#FBFAF7",
@@ -99,7 +100,10 @@ def use_house_style() -> None:
             "xtick.labelsize": 10,
             "ytick.labelsize": 10,
             "legend.fontsize": 10,
-            "legend.frameon": False,
+            "legend.facecolor": COLORS["face"],
+            "legend.edgecolor": "none",
+            "legend.framealpha": 0.85,
+            "legend.borderpad": 0.2,
             "legend.handlelength": 1.6,
             "lines.linewidth": 2.0,
             "lines.markersize": 6,
@@ -141,16 +145,15 @@ def image_grid(images: Mapping[str, ArrayLike], labels: Mapping[str, Sequence[An
         raise ValueError("images={} has no row to draw")
     columns = max(len(batch) for batch in rows.values())
     width = mpl.rcParams["figure.figsize"][0]
-    head = 0.3 + (0.25 if labels else 0.0)  # inches above a row of images
-    figure, grid = plt.subplots(
-        len(rows), columns, figsize=(width, len(rows) * (width / columns + head)), squeeze=False, layout="constrained"
-    )
-    for axes, (name, batch) in zip(grid, rows.items(), strict=True):
-        axes[0].annotate(
-            name, (0, 1), (0, 22 if labels else 5), xycoords="axes fraction", textcoords="offset points", fontsize=11,
-            color=COLORS[_domain(name) or "ink"], weight="bold",
-        )  # fmt: skip
-        for column, ax in enumerate(axes):
+    heights = [
+        width / columns + (0.6 if labels and name in labels else 0.35) for name in rows
+    ]  # inches, with the words
+    figure = plt.figure(figsize=(width, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, (name, batch) in zip(parts, rows.items(), strict=True):
+        part.set_facecolor("none")
+        part.suptitle(name, x=0.015, ha="left", fontsize=11.5, weight="bold", color=COLORS[_domain(name) or "ink"])
+        for column, ax in enumerate(part.subplots(1, columns, squeeze=False)[0]):
             ax.set_axis_off()
             if column < len(batch):
                 image = batch[column].squeeze(0) if batch.ndim == 4 and batch.shape[1] == 1 else batch[column]
@@ -179,7 +182,7 @@ def scatter_domains(source: ArrayLike, target: ArrayLike, ax: Axes | None = None
             raise ValueError(f"{name} has shape {xy.shape}, wanted (n, 2)")
         look = {"s": 22, "alpha": 0.75, "linewidths": 0.5, "edgecolors": COLORS["face"], **style}
         ax.scatter(*xy.T, color=COLORS[name], marker=MARKERS[name], label=name, **look)
-    ax.legend()
+    ax.legend(markerscale=1.5)
     return ax
 
 
@@ -202,18 +205,17 @@ def bars_with_interval(rows: Mapping[str, Sequence[float]], ax: Axes | None = No
         )
     if ax is None:
         ax = plt.subplots(figsize=(mpl.rcParams["figure.figsize"][0], 0.7 + 0.42 * len(rows)))[1]
-    top = max(float(np.max(runs)) for runs in rows.values())
     for y, (name, runs) in enumerate(rows.items()):
         values = np.asarray(runs, dtype=float)
         mean, sd = values.mean(), values.std(ddof=1) if len(values) > 1 else None
         color = COLORS[_domain(name) or "model"]
-        ax.barh(y, mean, height=0.62, color=color, alpha=0.35)
-        ax.errorbar(mean, y, xerr=sd, color=COLORS["ink"], capsize=4, linewidth=1.4)
-        ax.plot(values, np.full(len(values), y), "o", color=color, markersize=4.5, alpha=0.9)
+        ax.barh(y, mean, height=0.7, color=color, alpha=0.3)
+        ax.errorbar(mean, y, xerr=sd, color=COLORS["ink"], capsize=5, linewidth=1.4)
+        ax.plot(values, y + np.linspace(-0.2, 0.2, len(values)), "o", color=color, markersize=5, mec=COLORS["face"])
         words = f"{mean:.1f}" + (f" ± {sd:.1f}" if sd is not None else "") + f" {unit}".rstrip()
-        ax.text(1.02 * top, y, words, va="center", fontsize=10)
+        ax.annotate(words, (0, y), (6, 0), textcoords="offset points", va="center", fontsize=10)
     ax.set_yticks(range(len(rows)), list(rows))
-    ax.set_xlim(0, 1.32 * top)
+    ax.set_xlim(left=0)
     ax.invert_yaxis()  # the first method on top
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
@@ -303,9 +305,9 @@ class Exploration:
         dpi, colors = (_FRAME_DPI, _FRAME_COLORS) if count <= _MANY_FRAMES else (_MANY_DPI, _MANY_COLORS)
         self.frames = _palette_frames({_setting(s): _render(draw, s, dpi) for s in self._settings()}, colors)
         self._html = self._page()
-        if len(self._html) > MAX_BYTES:
+        if (weight := len(self._html.encode())) > MAX_BYTES:
             raise ValueError(
-                f"the figure weighs {len(self._html) // 1000} kB in {count} frames, more than {MAX_BYTES // 1000} kB; "
+                f"the figure weighs {weight // 1000} kB in {count} frames, more than {MAX_BYTES // 1000} kB; "
                 "draw fewer settings, a smaller figsize or fewer points and shades"
             )
 
@@ -516,7 +518,8 @@ def _slider(values: Sequence[Any], start: Any, **options: Any) -> Any:
 
 # Everything that a page needs is in the output itself, so that the same bytes work in the built book, in JupyterLab and
 # in a file on a stick. There are no ids: a copy of the figure on the same page cannot collide. Text takes the page's
-# own colour, so light and dark need no rule. Without JavaScript the sliders stay away and the frame it opens on stands.
+# own colour, so light and dark need no rule; the book's theme puts outputs on a pale card when it is dark, which is
+# taken back. Without JavaScript the sliders stay away and the frame it opens on stands.
 _PAGE = """<figure class="explore">
 <style>{css}</style>
 <div class="explore-frames">
@@ -525,6 +528,7 @@ _PAGE = """<figure class="explore">
 <div class="explore-controls">{controls}</div>
 <p class="explore-setting">{start}</p>
 {caption}
+<p class="explore-hint">With a kernel running, <code>.live()</code> on it draws at any setting between these.</p>
 <p class="explore-said" aria-live="polite"></p>
 <script>{script}</script>
 </figure>"""
@@ -538,7 +542,9 @@ _CONTROL = """
 
 _CSS = """
 .explore { position: relative; margin: 1.25rem 0; max-width: 40rem; padding: 0; color: inherit; }
-.explore .explore-frames img { display: block; width: 100%; height: auto; margin: 0; border-radius: 8px; }
+:has(> .explore) { background: none !important; color: inherit !important; padding: 0 !important; }
+.explore .explore-frames img { display: block; width: 100%; height: auto; margin: 0; padding: 0 !important; }
+.explore .explore-frames img { border-radius: 8px !important; background: none !important; }
 .explore .explore-frames img[hidden] { display: none; }
 .explore .explore-controls { display: flex; flex-wrap: wrap; gap: 0 2rem; margin: .5rem .25rem 0; }
 .explore .explore-setting { margin: .25rem .25rem 0; font-size: .95rem; }
@@ -548,12 +554,15 @@ _CSS = """
 .explore label span { display: block; padding-right: 5rem; }
 .explore input { display: block; width: 100%; height: 2rem; margin: 0; cursor: pointer; accent-color: #2b8cc4; }
 .explore output { grid-column: 2; grid-row: 1; font-size: .95rem; font-weight: 600; }
-.explore figcaption { margin: .25rem .25rem 0; font-size: .95rem; text-align: left; }
+.explore figcaption { margin: .5rem .25rem 0; padding: 0; font: inherit; font-size: .95rem; text-align: left; }
+.explore figcaption { color: inherit; }
+.explore .explore-hint { display: none; margin: .25rem .25rem 0; font-size: .85rem; }
+.jp-Notebook .explore .explore-hint { display: block; }
 .explore .explore-said { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 @media print {
   .explore { break-inside: avoid; }
   .explore .explore-frames img, .explore .explore-controls { display: none; }
-  .explore .explore-frames img.explore-start, .explore[data-ready] .explore-setting { display: block; }
+  .explore .explore-frames img.explore-start, .explore[data-ready] .explore-setting { display: block !important; }
 }
 """
 

@@ -1,0 +1,403 @@
+"""The figures: what a colour means, what `explore` stores, and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import itertools
+import re
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from IPython.core.formatters import DisplayFormatter
+from PIL import Image
+
+from deeptransfer import figures
+from deeptransfer.figures import COLORS, MARKERS, bars_with_interval, curves, explore, image_grid, scatter_domains
+
+
+@pytest.fixture(autouse=True)
+def _house():
+    with mpl.rc_context():
+        mpl.use("agg")
+        figures.use_house_style()
+        yield
+    plt.close("all")
+
+
+def patch(shade: float = 0.5, level: float = 0.5, size: float = 1.0) -> plt.Figure:
+    """A figure of one colour, so that the pixels tell the setting."""
+    return plt.figure(figsize=(size, 0.5), facecolor=(shade, level, 0.0))
+
+
+def images(page: str) -> list[dict[str, str]]:
+    return [
+        {name: html.unescape(value or "") for name, value in re.findall(r'([\w-]+)(?:="([^"]*)")?', tag)}
+        for tag in re.findall(r"<img (.*?)>", page)
+    ]
+
+
+def pixels(image: dict[str, str]) -> np.ndarray:
+    data = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"), validate=True)
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+# --- explore: what is stored
+
+
+def test_frames_follow_the_settings_last_control_fastest():
+    shades, levels = [0.0, 0.4, 1.0], [0.2, 0.8]
+    shown = images(explore(patch, shade=shades, level=levels)._repr_html_())
+    for image, setting in zip(shown, itertools.product(shades, levels), strict=True):
+        np.testing.assert_allclose(pixels(image)[20, 20, :2] / 255, setting, atol=0.01)
+
+
+def test_opens_on_the_first_setting_or_on_start():
+    for start, opened in (({}, (0.0, 0.2)), ({"shade": 0.4, "level": 0.8}, (0.4, 0.8)), ({"level": 0.8}, (0.0, 0.8))):
+        exploration = explore(patch, shade=[0.0, 0.4], level=[0.2, 0.8], start=start)
+        visible = [image for image in images(exploration._repr_html_()) if "hidden" not in image]
+        assert len(visible) == 1
+        np.testing.assert_allclose(pixels(visible[0])[20, 20, :2] / 255, opened, atol=0.01)
+        assert f"shade = {opened[0]:g}, level = {opened[1]:g}</p>" in exploration._repr_html_()  # said on paper
+
+
+def test_same_call_gives_the_same_bytes():
+    def call() -> str:
+        return explore(patch, shade=[0.1, 0.2], caption="Two shades.")._repr_html_()
+
+    assert call() == call()
+
+
+def test_stores_html_and_plain_text_and_nothing_else():
+    data, metadata = DisplayFormatter().format(explore(patch, shade=[0.1, 0.25], level=[1.0]))
+    assert set(data) == {"text/html", "text/plain"}
+    assert metadata == {}
+    assert data["text/plain"] == "<Exploration of shade=[0.1, 0.25], level=[1]: 2 frames>"
+
+
+def test_needs_nothing_from_outside_and_no_ids():
+    """No address, so no request; no id, so that two copies on a page do not collide."""
+    page = explore(patch, shade=[0.1, 0.2])._repr_html_()
+    rest = page.replace("data:image/png;base64,", "")
+    assert "//" not in re.sub(r"[A-Za-z0-9+/=]{60,}", "", rest)
+    assert " id=" not in page
+    assert " for=" not in page
+
+
+def test_all_frames_share_one_palette():
+    def draw(n: int) -> plt.Figure:
+        figure, ax = plt.subplots()
+        ax.scatter(np.arange(n), np.arange(n), c=np.arange(n), cmap="turbo")
+        return figure
+
+    shown = images(explore(draw, n=[1, 40, 400])._repr_html_())
+    assert len({tuple(pixels(image)[2, 2]) for image in shown}) == 1
+
+
+def test_every_control_is_a_labelled_range_with_its_value_in_words():
+    page = explore(patch, shade=[0.1, 0.25], labels={"shade": "shade <σ>"}, start={"shade": 0.25})._repr_html_()
+    assert '<label><span>shade &lt;σ&gt;</span><input type="range"' in page
+    assert 'max="1" step="1" value="1"' in page
+    assert 'aria-valuetext="0.25"' in page
+    assert "<output>0.25</output>" in page
+
+
+# --- explore: words instead of the picture
+
+
+def test_alt_from_callable_differs_per_frame_and_is_escaped():
+    page = explore(patch, shade=[0.1, 0.2], alt=lambda shade: f'a "patch" < {shade}')._repr_html_()
+    assert [image["alt"] for image in images(page)] == ['a "patch" < 0.1', 'a "patch" < 0.2']
+
+
+def test_alt_string_is_followed_by_the_setting():
+    page = explore(patch, shade=[0.1, 0.2], alt="A patch.", labels={"shade": "σ"})._repr_html_()
+    assert [image["alt"] for image in images(page)] == ["A patch. At σ = 0.1.", "A patch. At σ = 0.2."]
+
+
+def test_alt_defaults_to_the_docstring_then_the_caption():
+    documented = explore(patch, shade=[0.1])._repr_html_()
+    assert images(documented)[0]["alt"].startswith("A figure of one colour, so that the pixels tell the setting. At ")
+    bare = explore(lambda shade: patch(shade), shade=[0.1], caption="Shades & more")._repr_html_()
+    assert images(bare)[0]["alt"] == "Shades & more. At shade = 0.1."
+    assert "<figcaption>Shades &amp; more</figcaption>" in bare
+
+
+# --- explore: values and figures
+
+
+def test_draw_gets_plain_python_values():
+    seen = []
+
+    def draw(a: float, b: int) -> plt.Figure:
+        seen.append((a, b))
+        return patch()
+
+    explore(draw, a=np.linspace(0, 1, 2), b=torch.arange(2))
+    assert seen == [(0.0, 0), (0.0, 1), (1.0, 0), (1.0, 1)]
+    assert {type(value) for pair in seen for value in pair} == {float, int}
+
+
+def test_no_figure_stays_open():
+    """An open figure would be shown a second time at the end of the cell."""
+    mine = plt.figure()
+
+    def draw(shade: float) -> plt.Figure:
+        plt.figure()  # one that draw forgot
+        return patch(shade)
+
+    explore(draw, shade=[0.1, 0.2])
+    with pytest.raises(TypeError):
+        explore(lambda shade: plt.subplots()[1], shade=[0.1])
+    assert plt.get_fignums() == [mine.number]
+
+
+# --- explore: what it refuses
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, r"one or two controls, got 0 \(none\)"),
+        ({"a": [1], "b": [1], "c": [1]}, r"one or two controls, got 3 \(a: 1 × b: 1 × c: 1\)"),
+        ({"a": range(5), "b": range(5)}, r"25 frames \(a: 5 × b: 5\).*at most 24"),
+        ({"a": []}, r"a=\[\] has no value"),
+        ({"a": 3.0}, r"a=3.0 is no list of values; write a=\[…\]"),
+        ({"a": "red"}, "a='red' is no list"),
+    ],
+)
+def test_refuses_controls(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        explore(lambda **values: patch(), **parameters)
+
+
+def test_takes_24_frames():
+    assert len(explore(patch, shade=np.linspace(0, 1, 6), level=np.linspace(0, 1, 4)).frames) == 24
+
+
+def test_refuses_labels_and_start_that_fit_no_control():
+    with pytest.raises(ValueError, match=r"labels names \['shape'\], but the controls are \['shade'\]"):
+        explore(patch, shade=[0.1], labels={"shape": "σ"})
+    with pytest.raises(ValueError, match=r"start names \['shape'\]"):
+        explore(patch, shade=[0.1], start={"shape": 0.1})
+    with pytest.raises(ValueError, match=r"start=0.3 is not among the values of shade: \[0.1, 0.2\]"):
+        explore(patch, shade=[0.1, 0.2], start={"shade": 0.3})
+
+
+def test_refuses_what_weighs_more_than_300_kb():
+    def draw(seed: int) -> plt.Figure:
+        figure = plt.figure()
+        figure.figimage(np.random.default_rng(seed).random((480, 750)))
+        return figure
+
+    with pytest.raises(ValueError, match=r"weighs \d+ kB in 2 frames, more than 300 kB; draw fewer"):
+        explore(draw, seed=[0, 1])
+
+
+def test_refuses_draw_that_returns_no_figure():
+    with pytest.raises(TypeError, match=r"at shade = 0.1 it returned Axes; end it with `return figure`"):
+        explore(lambda shade: plt.subplots()[1], shade=[0.1])
+
+
+def test_refuses_frames_of_different_sizes():
+    with pytest.raises(ValueError, match=r"size = 1 gave 150 × 75 pixels and size = 2 gave 300 × 75"):
+        explore(patch, size=[1.0, 2.0])
+
+
+def test_24_frames_of_two_panels_fit():
+    """The heaviest figure that the house style promises: 24 frames, 5 × 4 inches, a histogram and filled curves."""
+
+    def draw(sigma: float, n: int) -> plt.Figure:
+        """Two samples and their witness function."""
+        x = np.linspace(-4, 5, 200)
+        sample = np.random.default_rng(0).normal(size=n)
+        figure, (top, bottom) = plt.subplots(2, 1, figsize=(5, 4), sharex=True)
+        for name, shift in (("source", 0.0), ("target", 1.2)):
+            top.hist(sample + shift, 30, range=(-4, 5), density=True, color=COLORS[name], alpha=0.5, label=name)
+        witness = np.exp(-((x - 0) ** 2) / sigma) - np.exp(-((x - 1.2) ** 2) / sigma)
+        bottom.plot(x, witness, color=COLORS["model"])
+        bottom.fill_between(x, 0, witness, color=COLORS["source"], alpha=0.2)
+        bottom.set(ylim=(-1, 1), xlabel="x", ylabel="witness")
+        top.legend()
+        return figure
+
+    exploration = explore(draw, sigma=[0.1, 0.3, 1.0, 3.0, 10.0, 30.0], n=[20, 100, 500, 2000])
+    assert len(exploration._repr_html_()) < figures.MAX_BYTES
+
+
+# --- live, in a running notebook
+
+
+def test_live_draws_between_the_listed_values():
+    drawn = []
+
+    def draw(sigma: float, n: int) -> plt.Figure:
+        drawn.append((sigma, n))
+        return patch(sigma / 10)
+
+    picture, sigma, n = explore(draw, sigma=[0.1, 1.0, 10.0], n=[2, 10]).live().children
+    before = picture.value
+    sigma.value, n.value = 0.5, 7
+    assert drawn[-1] == (pytest.approx(0.5), 7)
+    assert images(picture.value)[0]["src"] != images(before)[0]["src"]
+    assert "sigma = 0.5, n = 7" in picture.value
+    assert plt.get_fignums() == []
+
+
+def test_live_sliders_suit_the_values():
+    def kinds(**parameters) -> str:
+        return type(explore(lambda **values: patch(), **parameters).live().children[1]).__name__
+
+    assert kinds(a=[1, 5]) == "IntSlider"
+    assert kinds(a=[0.0, 1.0]) == "FloatSlider"
+    assert kinds(a=[0.1, 1.0, 10.0]) == "FloatLogSlider"
+    assert kinds(a=["mean", "wasserstein"]) == "SelectionSlider"
+    assert kinds(a=[True, False]) == "SelectionSlider"
+
+
+def test_live_opens_on_start():
+    box = explore(patch, shade=[0.1, 0.2, 0.3], start={"shade": 0.2}, labels={"shade": "σ"}).live()
+    assert box.children[1].value == 0.2
+    assert box.children[1].description == "σ"
+
+
+# --- house style
+
+
+def linear(color: str) -> np.ndarray:
+    value = np.array(mpl.colors.to_rgb(color))
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ np.clip(rgb, 0, 1) / [0.9505, 1.0, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+# Machado, Oliveira and Fernandes (2009): what full protanopia, deuteranopia and tritanopia leave of linear RGB
+SIGHT = {
+    "full": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_colours_are_told_apart_by_colour_blind_readers(sight):
+    seen = {name: lab(np.array(SIGHT[sight]) @ linear(COLORS[name])) for name in MARKERS}
+    for a, b in itertools.combinations(seen, 2):
+        assert np.linalg.norm(seen[a] - seen[b]) > 15, (a, b)
+
+
+def test_colours_stand_out_from_the_face():
+    """WCAG asks a contrast of 3 for graphics and 4.5 for text."""
+    luminance = {name: np.dot([0.2126, 0.7152, 0.0722], linear(color)) for name, color in COLORS.items()}
+    for name in [*MARKERS, "ink"]:
+        contrast = (luminance["face"] + 0.05) / (luminance[name] + 0.05)
+        assert contrast > (4.5 if name == "ink" else 3.0), name
+
+
+def test_markers_repeat_the_meaning_of_colours():
+    assert len(set(MARKERS.values())) == len(MARKERS)
+    assert set(MARKERS) == set(COLORS) - {"ink", "face"}
+
+
+def test_figures_are_opaque_and_light():
+    figure, ax = plt.subplots()
+    scatter_domains(
+        np.random.default_rng(0).normal(size=(400, 2)), np.random.default_rng(1).normal(size=(400, 2)), ax=ax
+    )
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    assert len(file.getvalue()) <= 150_000
+    assert np.asarray(Image.open(file).convert("RGBA"))[..., 3].min() == 255
+
+
+def test_svg_repeats():
+    def svg() -> bytes:
+        figure, ax = plt.subplots()
+        ax.plot([0, 1], clip_on=True)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        return file.getvalue()
+
+    assert svg() == svg()
+
+
+# --- plots
+
+
+def test_image_grid_draws_every_image_grey_or_coloured():
+    rng = np.random.default_rng(0)
+    rows = {
+        "source": torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+        "target": rng.random((2, 3, 8, 8)),
+        "plain": rng.random((4, 8, 8)),
+    }
+    figure = image_grid(rows, labels={"target": [7, 1]})
+    drawn = [ax.images[0].get_array() for ax in figure.axes if ax.images]
+    expected = [image for batch in rows.values() for image in np.asarray(batch, dtype=float)]
+    assert len(drawn) == 9
+    for array, image in zip(drawn, expected, strict=True):
+        channels_last = image.transpose(1, 2, 0) if image.ndim == 3 else image
+        np.testing.assert_allclose(np.squeeze(array), np.squeeze(channels_last))
+    assert [ax.get_title() for ax in figure.axes if ax.get_title()] == ["7", "1"]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (2, 2, 8, 8), (0, 8, 8), (2, 1, 3, 8, 8)])
+def test_image_grid_names_a_wrong_shape(shape):
+    with pytest.raises(ValueError, match=re.escape(f"images['pen'] has shape {shape}, wanted (n, h, w)")):
+        image_grid({"pen": np.zeros(shape)})
+
+
+def test_image_grid_refuses_no_rows():
+    with pytest.raises(ValueError, match="no row"):
+        image_grid({})
+
+
+def test_scatter_gives_each_domain_its_colour_and_points():
+    source, target = np.random.default_rng(0).random((2, 5, 2))
+    ax = scatter_domains(source, torch.from_numpy(target))
+    for collection, name, points in zip(ax.collections, ("source", "target"), (source, target), strict=True):
+        np.testing.assert_array_equal(collection.get_offsets(), points)
+        assert mpl.colors.same_color(collection.get_facecolor()[0][:3], COLORS[name])
+    with pytest.raises(ValueError, match=r"target has shape \(5, 3\)"):
+        scatter_domains(source, np.zeros((5, 3)))
+
+
+def test_bars_say_mean_and_standard_deviation_and_show_every_run():
+    ax = bars_with_interval({"source only": [60.0, 70.0, 80.0], "DAN": [90.0]})
+    assert [text.get_text() for text in ax.texts] == ["70.0 ± 10.0 %", "90.0 %"]
+    assert [bar.get_width() for bar in ax.patches] == [70.0, 90.0]
+    runs = [line.get_xdata() for line in ax.lines if line.get_marker() == "o"]
+    np.testing.assert_array_equal(np.concatenate(runs), [60, 70, 80, 90])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["source only", "DAN"]
+    assert mpl.colors.same_color(ax.patches[0].get_facecolor()[:3], COLORS["source"])
+    assert mpl.colors.same_color(ax.patches[1].get_facecolor()[:3], COLORS["model"])
+    assert ax.yaxis_inverted()
+
+
+def test_bars_need_runs():
+    with pytest.raises(ValueError, match=r"at least one run, got \{'DAN': 0\}"):
+        bars_with_interval({"DAN": []})
+    with pytest.raises(ValueError, match=r"at least one run, got \{\}"):
+        bars_with_interval({})
+
+
+def test_curves_colour_by_meaning_and_band_over_seeds():
+    ax = curves([0, 1, 2], {"MMD": [3, 2, 1], "target accuracy": [[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]]})
+    mmd, target = ax.lines
+    assert (mmd.get_color(), mmd.get_marker()) == (COLORS["model"], MARKERS["model"])
+    assert (target.get_color(), target.get_marker()) == (COLORS["target"], MARKERS["target"])
+    np.testing.assert_array_equal(target.get_ydata(), [2, 3, 4])
+    (band,) = ax.collections
+    np.testing.assert_allclose(band.get_datalim(ax.transData).ymin, 2 - np.sqrt(2))
+    with pytest.raises(ValueError, match=r"series\['MMD'\] has 2 values for 3 places"):
+        curves([0, 1, 2], {"MMD": [1, 2]})
