@@ -47,6 +47,7 @@ clean:  ## remove the built book and tool caches; keep .venv and downloaded data
 
 # Renewed whenever the pins or the package's metadata change.
 $(READY): requirements.txt pyproject.toml
+	@echo "Setting up $(VENV): a few minutes and about 7 GB the first time."
 	@if command -v uv >/dev/null; then \
 	  set -ex; \
 	  [ -x $(VENV)/bin/python ] || uv venv --python '>=3.11,<3.14' $(VENV); \

@@ -33,9 +33,7 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 KERNEL_ENVIRONMENT = {
     "DEEPTRANSFER_PROGRESS": "0",
     "DEEPTRANSFER_DEVICE": "cpu",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",  # MKL and OpenBLAS follow it
     "PYTHONHASHSEED": "0",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a debugger's remark lands on stderr
 }
