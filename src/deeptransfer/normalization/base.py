@@ -8,19 +8,22 @@ A training batch is ``[source rows; target rows]``. Every layer of the family
 4. keeps one row of running statistics per domain for evaluation.
 
 A method overrides ``mix`` or ``gain``: plain formulas on vectors of one number per channel, differentiated by autograd.
-The two passes over the data are written here, once.
+The two passes over the data are written once, in :mod:`deeptransfer.normalization.passes`.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .passes import measure, scale_and_shift
 
 DOMAINS = ("source", "target")  # their rows in the running statistics
 SOURCE, TARGET = 0, 1
@@ -41,27 +44,6 @@ class Moments(NamedTuple):
     def unbiased(self) -> Tensor:
         """The variance that divides by ``n - 1``."""
         return self.var / (1 - 1 / self.n)
-
-
-class _MeasureMoments(torch.autograd.Function):
-    """Mean and biased variance per channel in float32 or better; the backward is one affine pass over x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        if x.device.type == "cpu":
-            # The kernel behind BatchNorm: `torch.var_mean` over these axes takes several times as long on a CPU.
-            mean, var = torch.batch_norm_update_stats(wide, None, None, 0.0)
-        else:
-            var, mean = torch.var_mean(wide, _reduced(x), correction=0)
-        ctx.save_for_backward(x, mean)
-        return mean, var
-
-    @staticmethod
-    def backward(ctx: Any, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
-        x, mean = ctx.saved_tensors
-        n = x.numel() // x.shape[1]
-        return affine(x, mean, grad_var * (2 / n), grad_mean / n)
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -115,42 +97,6 @@ def clip_gate(gate: Tensor, low: float = 0.5, high: float = 1.0) -> Tensor:
         The clamped gate, same shape.
     """
     return _Clip.apply(gate, low, high)
-
-
-def _reduced(x: Tensor) -> list[int]:
-    return [0, *range(2, x.dim())]
-
-
-def measure_moments(x: Tensor) -> Moments:
-    r"""Mean and biased variance of every channel, in float32 or better.
-
-    Parameters
-    ----------
-    x
-        Values ``(n, C, ...)``.
-
-    Returns
-    -------
-    Moments
-        ``mean`` and ``var`` of shape ``(C,)`` and ``n``, the number of values per channel; differentiable.
-    """
-    if torch.compiler.is_compiling():  # a compiler fuses the plain formula, and it knows its gradient
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        var, mean = torch.var_mean(wide, _reduced(x), correction=0)
-    else:
-        mean, var = _MeasureMoments.apply(x)
-    return Moments(mean, var, x.numel() // x.shape[1])
-
-
-def affine(x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    r"""``(x - mean) * scale + bias`` per channel, in one pass; gradient reaches all four.
-
-    ``F.batch_norm`` gives no gradient to its mean. So the value of the mean goes in as a constant, and its gradient
-    through the bias, where the difference is exactly 0.
-    """
-    centre = mean.detach()
-    bias = bias - scale * (mean - centre)
-    return F.batch_norm(x, centre, torch.ones_like(centre), scale, bias, False, 0.0, 0.0)
 
 
 class DomainNorm(nn.Module):
@@ -251,9 +197,23 @@ class DomainNorm(nn.Module):
         """Return the running rows on which the evaluation of domain ``row`` depends."""
         return (row,)
 
-    def measure(self, x: Tensor) -> Moments:
-        """Measure one domain's rows."""
-        return measure_moments(x)
+    def measure(self, x: Tensor, sizes: list[int]) -> tuple[Tensor, list[Moments]]:
+        """Measure consecutive parts of a batch; return the batch for :meth:`normalise`, and each part's moments."""
+        per_row = x[0, 0].numel()
+        x, mean, var = measure(x, sizes)
+        return x, [Moments(mean[i], var[i], size * per_row) for i, size in enumerate(sizes)]
+
+    def normalise(
+        self, x: Tensor, sizes: list[int], moments: Sequence[Moments], affines: Sequence[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """Apply to each part its moments, then its weight and bias."""
+        mean, var = torch.stack([m.mean for m in moments]), torch.stack([m.var for m in moments])
+        weight, bias = torch.stack([w for w, _ in affines]), torch.stack([b for _, b in affines])
+        return scale_and_shift(x, sizes, mean, weight * (var + self.eps).rsqrt(), bias)
+
+    def evaluate(self, x: Tensor, moments: Moments, weight: Tensor, bias: Tensor) -> Tensor:
+        """Apply stored moments, then weight and bias."""
+        return F.batch_norm(x, moments.mean, moments.var, weight, bias, False, 0.0, self.eps)
 
     def stored(self, row: int) -> Moments:
         """Return a running row as constant moments."""
@@ -268,12 +228,6 @@ class DomainNorm(nn.Module):
         """Return what a shift ``(C,)`` of the mean adds to the second moment."""
         return difference.square()
 
-    def normalise(self, x: Tensor, moments: Moments, weight: Tensor, bias: Tensor) -> Tensor:
-        """Apply the statistics of one domain to its rows."""
-        if not self.training:
-            return F.batch_norm(x, moments.mean, moments.var, weight, bias, False, 0.0, self.eps)
-        return affine(x, moments.mean, weight * (moments.var + self.eps).rsqrt(), bias)
-
     # What all methods share --------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
@@ -282,24 +236,32 @@ class DomainNorm(nn.Module):
             return self._train_batch(x) if self.training else self._evaluate(x)
 
     def _train_batch(self, x: Tensor) -> Tensor:
+        if x.numel() == 0:
+            raise ValueError(f"nothing to measure in a batch of shape {tuple(x.shape)}")
         counts = self._counts(x)
-        present: list[bool] | Tensor
-        parts = x.split(counts) if all(counts) else tuple(x[:0] if n == 0 else x for n in counts)
-        if self.sync and dist.is_initialized() and dist.get_world_size() > 1:
-            source, target, present = self._measure_ranks(parts)
-        else:
-            source, target = (self._measure_part(parts[d]) if counts[d] else self._frozen(d) for d in (SOURCE, TARGET))
-            present = [n > 0 for n in counts]
+        here = [d for d in (SOURCE, TARGET) if counts[d]]
+        sizes = [counts[d] for d in here]
+        ranks = self.sync and dist.is_initialized() and dist.get_world_size() > 1
+        if not ranks and 1 in sizes and x[0, 0].numel() == 1:
+            raise ValueError(
+                f"a domain needs more than one value per channel in training, got {counts[SOURCE]} source and "
+                f"{counts[TARGET]} target rows of shape {tuple(x.shape[1:])}: give it more rows, or call .eval()"
+            )
+        x, measured = self.measure(x, sizes)
+        moments = [measured[here.index(d)] if d in here else self._frozen(d) for d in (SOURCE, TARGET)]
+        present: list[bool] | Tensor = [d in here for d in (SOURCE, TARGET)]
+        if ranks:
+            moments, present = self._merge_ranks(moments)
+        source, target = moments
         mixed = self.mix(source, target)
         with torch.no_grad():
-            for row, factor in enumerate(self.corrections(source, target)):
-                if present[row] is not False:
-                    self.num_batches_tracked[row].add_(present[row])
-                    weight = 1 / self.num_batches_tracked[row].clamp(min=1) if self.momentum is None else self.momentum
-                    self.store(row, mixed[row]._replace(var=mixed[row].var * factor), weight * present[row])
+            for d, factor in enumerate(self.corrections(source, target)):
+                if present[d] is not False:
+                    self.num_batches_tracked[d].add_(present[d])
+                    weight = 1 / self.num_batches_tracked[d].clamp(min=1) if self.momentum is None else self.momentum
+                    self.store(d, mixed[d]._replace(var=mixed[d].var * factor), weight * present[d])
         gain = self.gain(source, target)
-        out = [self.normalise(parts[d], mixed[d], *self._affine(d, gain)) for d in (SOURCE, TARGET) if counts[d]]
-        return torch.cat(out) if len(out) == 2 else out[0]
+        return self.normalise(x, sizes, [mixed[d] for d in here], [self._affine(d, gain) for d in here])
 
     def _evaluate(self, x: Tensor) -> Tensor:
         if self.rows is not None:
@@ -309,7 +271,7 @@ class DomainNorm(nn.Module):
         for row in parts:
             self._require(self.rows_read(row))
         gain = self.gain(self.stored(SOURCE), self.stored(TARGET))
-        out = [self.normalise(part, self.stored(row), *self._affine(row, gain)) for row, part in parts.items()]
+        out = [self.evaluate(part, self.stored(row), *self._affine(row, gain)) for row, part in parts.items()]
         return torch.cat(out) if len(out) == 2 else out[0]
 
     def _affine(self, row: int, gain: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -321,35 +283,26 @@ class DomainNorm(nn.Module):
         stored = self.stored(row)
         return stored._replace(mean=stored.mean.clone(), var=stored.var.clone())
 
-    def _measure_part(self, part: Tensor) -> Moments:
-        if part.numel() == part.shape[1]:
-            raise ValueError(
-                f"a domain needs more than one value per channel in training, got {tuple(part.shape)}: "
-                "give it more rows, or freeze the layer with .eval()"
-            )
-        return self.measure(part)
-
-    def _measure_ranks(self, parts: tuple[Tensor, ...]) -> tuple[Moments, Moments, Tensor]:
+    def _merge_ranks(self, moments: list[Moments]) -> tuple[list[Moments], Tensor]:
         """Merge the moments of all processes (Chan et al. 1979), every row counted once."""
-        stored = [self._frozen(d) for d in (SOURCE, TARGET)]
-        local = [
-            self.measure(part) if len(part) else Moments(torch.zeros_like(old.mean), torch.zeros_like(old.var), 0)
-            for part, old in zip(parts, stored, strict=True)
-        ]
-        shares = torch.tensor([m.n for m in local], dtype=local[0].mean.dtype, device=local[0].mean.device)
-        count = _SumOverRanks.apply(shares)
-        present = count > 0
-        shares = shares / count.clamp(min=1)
-        mean = _SumOverRanks.apply(torch.stack([m.mean * shares[d] for d, m in enumerate(local)]))  # (2, C)
+        # A domain without rows here carries n = inf and its running row: it has no share.
+        n = torch.tensor([0 if m.n == math.inf else m.n for m in moments]).to(moments[0].mean)
+        total = _SumOverRanks.apply(n)
+        present = total > 0
+        shares = n / total.clamp(min=1)
+        mean = _SumOverRanks.apply(torch.stack([m.mean * shares[d] for d, m in enumerate(moments)]))  # (2, C)
         var = _SumOverRanks.apply(
-            torch.stack([(m.var + self.spread(m.mean - mean[d])) * shares[d] for d, m in enumerate(local)])
+            torch.stack([(m.var + self.spread(m.mean - mean[d])) * shares[d] for d, m in enumerate(moments)])
         )
-        count = count.masked_fill(~present, math.inf)
         merged = [
-            Moments(torch.where(present[d], mean[d], old.mean), torch.where(present[d], var[d], old.var), count[d])
-            for d, old in enumerate(stored)
+            Moments(
+                torch.where(present[d], mean[d], m.mean),
+                torch.where(present[d], var[d], m.var),
+                torch.where(present[d], total[d], math.inf),
+            )
+            for d, m in enumerate(moments)
         ]
-        return merged[0], merged[1], present
+        return merged, present
 
     def _counts(self, x: Tensor) -> list[int]:
         """Number of source rows and of target rows in this batch."""
@@ -426,18 +379,10 @@ class DomainNorm(nn.Module):
         # Statistics that came from somewhere count as updated; a cumulative average must not weigh them as a batch.
         count = count if self.momentum is None else count.clamp(min=1)
         state[prefix + "num_batches_tracked"] = count.expand(2).clone()
-        for name in (
-            ("running_mean", "running_var")
-            if self.shared_affine
-            else (
-                "running_mean",
-                "running_var",
-                "weight",
-                "bias",
-            )
-        ):
-            if prefix + name in state:
-                state[prefix + name] = state[prefix + name].expand(2, -1).clone()
+        per_domain = ["running_mean", "running_var"] + ([] if self.shared_affine else ["weight", "bias"])
+        for key in (prefix + name for name in per_domain):
+            if key in state:
+                state[key] = state[key].expand(2, -1).clone()
         for name in self.gate_names:
             state[prefix + name] = getattr(self, name).detach().clone()
 

@@ -75,8 +75,10 @@ class TransNorm(DomainNorm):
             d = (m_s - m_t).abs()
         else:
             d = (m_s - m_t).square() + (v_s.sqrt() - v_t.sqrt()).square()
-        log_p = {"student_t": -d.log1p(), "gaussian": -d.square() / 2, "softmax": -d}[self.probability]
-        p = (log_p - log_p.amax()).exp()  # the largest is 1: far domains cannot underflow to 0/0
+        if self.probability == "student_t":
+            p = 1 / (1 + d)
+        else:  # softmax is e^{...} up to the scale that drops out, and cannot underflow to 0/0
+            p = torch.softmax(-d if self.probability == "softmax" else -d.square() / 2, dim=0)
         return 1 + p / p.mean()
 
     def rows_read(self, row: int) -> tuple[int, ...]:

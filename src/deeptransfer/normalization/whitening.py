@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,27 +65,36 @@ class DomainWhitening(DomainNorm):
         self.register_buffer("running_cov", torch.diag_embed(self._grouped(self.running_var)))
 
     def _grouped(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (-1, self.group_size))  # (., C, ...) to (., G, g, ...)
+        return x.unflatten(1, (-1, self.group_size))  # (2, C) to (2, G, g)
 
-    def measure(self, x: Tensor) -> Moments:
+    def measure(self, x: Tensor, sizes: list[int]) -> tuple[Tensor, list[Moments]]:
         """Measure mean and covariance of each group."""
+        return x, [self._measure_part(part) for part in x.split(sizes)]
+
+    def _measure_part(self, x: Tensor) -> Moments:
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        rows = self._grouped(wide.flatten(2) if x.dim() > 2 else wide.unsqueeze(2))  # (n, G, g, S)
-        mean = rows.mean((0, 3), keepdim=True)
-        centred = (rows - mean).permute(1, 2, 0, 3).flatten(2)  # (G, g, nS)
-        n = centred.shape[2]
+        channels = wide.transpose(0, 1).flatten(1)  # (C, n)
+        mean = channels.mean(1, keepdim=True)
+        centred = (channels - mean).unflatten(0, (-1, self.group_size))  # (G, g, n)
+        n = channels.shape[1]
         return Moments(mean.flatten(), centred @ centred.mT / n, n)
 
-    def normalise(self, x: Tensor, moments: Moments, weight: Tensor, bias: Tensor) -> Tensor:
+    def normalise(
+        self, x: Tensor, sizes: list[int], moments: Sequence[Moments], affines: Sequence[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """Whiten each part by its moments, then apply its weight and bias."""
+        parts = zip(x.split(sizes), moments, affines, strict=True)
+        return torch.cat([self.evaluate(part, own, *affine) for part, own, affine in parts])
+
+    def evaluate(self, x: Tensor, moments: Moments, weight: Tensor, bias: Tensor) -> Tensor:
         """Apply the inverse Cholesky factor group by group, then weight and bias."""
         eye = torch.eye(self.group_size, dtype=moments.var.dtype, device=x.device)
         factor, info = torch.linalg.cholesky_ex((1 - self.shrinkage) * moments.var + self.shrinkage * eye)
         factor = factor.masked_fill(info[:, None, None] != 0, math.nan)
-        whiten = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)  # (G, g, g)
-        channels = [1, -1] + [1] * (x.dim() - 2)
-        centred = x - moments.mean.view(channels)
-        z = whiten @ self._grouped(centred.flatten(2) if x.dim() > 2 else centred.unsqueeze(2))
-        return (z.reshape(x.shape) * weight.view(channels) + bias.view(channels)).to(x.dtype)
+        centred = (x.transpose(0, 1).flatten(1) - moments.mean.unsqueeze(1)).unflatten(0, (-1, self.group_size))
+        z = torch.linalg.solve_triangular(factor, centred, upper=False).flatten(0, 1)  # (C, n)
+        y = z * weight.unsqueeze(1) + bias.unsqueeze(1)
+        return y.view(x.transpose(0, 1).shape).transpose(0, 1).to(x.dtype)
 
     def spread(self, difference: Tensor) -> Tensor:
         """Return the outer product of each group's shift."""
