@@ -1,7 +1,7 @@
 """Normalisation that knows two domains: one template, and each published layer as a short override of it."""
 
 from .autodial import AutoDIAL, AutoDIAL1d, AutoDIAL2d, AutoDIAL3d
-from .base import DomainNorm, Moments, clip_gate, measure_moments
+from .base import DomainNorm, Moments, clip_gate
 from .batchnorm import DomainBatchNorm, DomainBatchNorm1d, DomainBatchNorm2d, DomainBatchNorm3d
 from .convert import convert_norm, forward_domains, gate_parameters, use_domain
 from .reciprocal import ReciprocalNorm, ReciprocalNorm1d, ReciprocalNorm2d, ReciprocalNorm3d
@@ -41,7 +41,6 @@ __all__ = [
     "convert_norm",
     "forward_domains",
     "gate_parameters",
-    "measure_moments",
     "min_entropy_consensus",
     "use_domain",
 ]
