@@ -1,10 +1,13 @@
 """Normalisation that knows two domains: one template, and each published layer as a short override of it."""
 
+from .adabn import adapt_statistics
 from .autodial import AutoDIAL, AutoDIAL1d, AutoDIAL2d, AutoDIAL3d
 from .base import DomainNorm, Moments, clip_gate
 from .batchnorm import DomainBatchNorm, DomainBatchNorm1d, DomainBatchNorm2d, DomainBatchNorm3d
 from .convert import convert_norm, forward_domains, gate_parameters, use_domain
+from .export import GroupedLinear, to_batchnorm
 from .reciprocal import ReciprocalNorm, ReciprocalNorm1d, ReciprocalNorm2d, ReciprocalNorm3d
+from .test_time import Tent, prediction_time
 from .transnorm import TransNorm, TransNorm1d, TransNorm2d, TransNorm3d
 from .whitening import (
     DomainWhitening,
@@ -28,19 +31,24 @@ __all__ = [
     "DomainWhitening1d",
     "DomainWhitening2d",
     "DomainWhitening3d",
+    "GroupedLinear",
     "Moments",
     "ReciprocalNorm",
     "ReciprocalNorm1d",
     "ReciprocalNorm2d",
     "ReciprocalNorm3d",
+    "Tent",
     "TransNorm",
     "TransNorm1d",
     "TransNorm2d",
     "TransNorm3d",
+    "adapt_statistics",
     "clip_gate",
     "convert_norm",
     "forward_domains",
     "gate_parameters",
     "min_entropy_consensus",
+    "prediction_time",
+    "to_batchnorm",
     "use_domain",
 ]
