@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -232,7 +233,8 @@ class DomainNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
-        with torch.autocast(x.device.type, enabled=False):  # statistics never in half precision
+        # Statistics never in half precision; "meta" has no autocast to switch off.
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             return self._train_batch(x) if self.training else self._evaluate(x)
 
     def _train_batch(self, x: Tensor) -> Tensor:
