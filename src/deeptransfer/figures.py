@@ -370,7 +370,10 @@ class Exploration:
             for name, values in self.parameters.items()
         )
         frames = "\n".join(
-            _img(frame, self.alt_text(**setting), ' class="explore-start"' if setting == self._start else " hidden")
+            _FRAME.format(
+                kind='class="explore-start"' if setting == self._start else 'hidden="hidden"',
+                img=_img(frame, self.alt_text(**setting)),
+            )
             for frame, setting in zip(self.frames, self._settings(), strict=True)
         )
         caption = f"<figcaption>{html.escape(self._caption)}</figcaption>" if self._caption else ""
@@ -490,13 +493,13 @@ def _png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _img(png: bytes, alt: str, attributes: str = "") -> str:
+def _img(png: bytes, alt: str) -> str:
     width, height = Image.open(io.BytesIO(png)).size
     data = base64.b64encode(png).decode()
     # decoding=sync: a frame must not flicker in when the slider first reaches it
     return (
         f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}" height="{height}" '
-        f'decoding="sync"{attributes}>'
+        'decoding="sync" style="width: 100%; max-width: 40rem; height: auto">'
     )
 
 
@@ -519,19 +522,22 @@ def _slider(values: Sequence[Any], start: Any, **options: Any) -> Any:
 # Everything that a page needs is in the output itself, so that the same bytes work in the built book, in JupyterLab and
 # in a file on a stick. There are no ids: a copy of the figure on the same page cannot collide. Text takes the page's
 # own colour, so light and dark need no rule; the book's theme puts outputs on a pale card when it is dark, which is
-# taken back. Without JavaScript the sliders stay away and the frame it opens on stands.
+# taken back. Without JavaScript, or in a notebook not yet trusted, where styles are gone as well, `hidden` alone keeps
+# the sliders and the other frames away (JupyterLab drops it from untrusted outputs unless it has a value).
 _PAGE = """<figure class="explore">
 <style>{css}</style>
 <div class="explore-frames">
 {frames}
 </div>
-<div class="explore-controls">{controls}</div>
+<div class="explore-controls" hidden="hidden">{controls}</div>
 <p class="explore-setting">{start}</p>
 {caption}
-<p class="explore-hint">With a kernel running, <code>.live()</code> on it draws at any setting between these.</p>
+<p class="explore-hint">In a running notebook, end the cell with <code>.live()</code> to draw at any setting.</p>
 <p class="explore-said" aria-live="polite"></p>
 <script>{script}</script>
 </figure>"""
+
+_FRAME = "<div {kind}>{img}</div>"
 
 _CONTROL = """
 <div class="explore-control">
@@ -543,12 +549,11 @@ _CONTROL = """
 _CSS = """
 .explore { position: relative; margin: 1.25rem 0; max-width: 40rem; padding: 0; color: inherit; }
 :has(> .explore) { background: none !important; color: inherit !important; padding: 0 !important; }
-.explore .explore-frames img { display: block; width: 100%; height: auto; margin: 0; padding: 0 !important; }
-.explore .explore-frames img { border-radius: 8px !important; background: none !important; }
-.explore .explore-frames img[hidden] { display: none; }
-.explore .explore-controls { display: flex; flex-wrap: wrap; gap: 0 2rem; margin: .5rem .25rem 0; }
+.explore img { display: block; margin: 0; padding: 0 !important; }
+.explore img { border-radius: 8px !important; background: none !important; }
+.explore .explore-controls:not([hidden]) { display: flex; flex-wrap: wrap; gap: 0 2rem; margin: .5rem .25rem 0; }
 .explore .explore-setting { margin: .25rem .25rem 0; font-size: .95rem; }
-.explore:not([data-ready]) .explore-controls, .explore[data-ready] .explore-setting { display: none; }
+.explore[data-ready] .explore-setting { display: none; }
 .explore .explore-control { flex: 1 1 15rem; display: grid; grid-template-columns: 1fr auto; position: relative; }
 .explore label { grid-column: 1 / -1; grid-row: 1; margin: 0; font-size: .95rem; }
 .explore label span { display: block; padding-right: 5rem; }
@@ -561,14 +566,14 @@ _CSS = """
 .explore .explore-said { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 @media print {
   .explore { break-inside: avoid; }
-  .explore .explore-frames img, .explore .explore-controls { display: none; }
-  .explore .explore-frames img.explore-start, .explore[data-ready] .explore-setting { display: block !important; }
+  .explore .explore-frames div, .explore .explore-controls { display: none !important; }
+  .explore .explore-frames .explore-start, .explore[data-ready] .explore-setting { display: block !important; }
 }
 """
 
 _SCRIPT = """
 for (const figure of document.querySelectorAll(".explore:not([data-ready])")) {
-  const inputs = [...figure.querySelectorAll("input")], frames = [...figure.querySelectorAll("img")];
+  const inputs = [...figure.querySelectorAll("input")], frames = [...figure.querySelectorAll(".explore-frames div")];
   const show = () => {
     let frame = 0;
     for (const input of inputs) {
@@ -577,11 +582,12 @@ for (const figure of document.querySelectorAll(".explore:not([data-ready])")) {
       input.setAttribute("aria-valuetext", text);
       frame = frame * (+input.max + 1) + +input.value;
     }
-    frames.forEach((image, i) => { image.hidden = i !== frame; });
-    return frames[frame].alt;
+    frames.forEach((other, i) => { other.hidden = i !== frame; });
+    return frames[frame].firstChild.alt;
   };
   for (const input of inputs)
     input.addEventListener("input", () => { figure.querySelector(".explore-said").textContent = show(); });
+  figure.querySelector(".explore-controls").hidden = false;
   figure.dataset.ready = "";
 }
 """

@@ -34,14 +34,15 @@ def patch(shade: float = 0.5, level: float = 0.5, size: float = 1.0) -> plt.Figu
     return plt.figure(figsize=(size, 0.5), facecolor=(shade, level, 0.0))
 
 
-def images(page: str) -> list[dict[str, str]]:
+def images(page: str) -> list[dict]:
     return [
-        {name: html.unescape(value or "") for name, value in re.findall(r'([\w-]+)(?:="([^"]*)")?', tag)}
-        for tag in re.findall(r"<img (.*?)>", page)
+        {name: html.unescape(value) for name, value in re.findall(r'([\w-]+)="([^"]*)"', tag)}
+        | {"hidden": tag.startswith("<div")}
+        for tag in re.findall(r'(?:<div hidden="hidden">)?<img .*?>', page)
     ]
 
 
-def pixels(image: dict[str, str]) -> np.ndarray:
+def pixels(image: dict) -> np.ndarray:
     data = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"), validate=True)
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
@@ -59,7 +60,7 @@ def test_frames_follow_the_settings_last_control_fastest():
 def test_opens_on_the_first_setting_or_on_start():
     for start, opened in (({}, (0.0, 0.2)), ({"shade": 0.4, "level": 0.8}, (0.4, 0.8)), ({"level": 0.8}, (0.0, 0.8))):
         exploration = explore(patch, shade=[0.0, 0.4], level=[0.2, 0.8], start=start)
-        visible = [image for image in images(exploration._repr_html_()) if "hidden" not in image]
+        visible = [image for image in images(exploration._repr_html_()) if not image["hidden"]]
         assert len(visible) == 1
         np.testing.assert_allclose(pixels(visible[0])[20, 20, :2] / 255, opened, atol=0.01)
         assert f"shade = {opened[0]:g}, level = {opened[1]:g}</p>" in exploration._repr_html_()  # said on paper
