@@ -77,7 +77,9 @@ class Network(nn.Module):
         super().__init__()
         reserved = {"features", "logits", "classifier"} & set(blocks)
         if reserved:
-            raise ValueError(f"a block can't be called {sorted(reserved)[0]!r}: the name is taken by a network's output")
+            raise ValueError(
+                f"a block can't be called {sorted(reserved)[0]!r}: the name is taken by a network's output"
+            )
         self.standardize = standardize if standardize is not None else nn.Identity()
         self.features = nn.Sequential(OrderedDict(blocks))
         self.classifier = classifier
@@ -135,7 +137,7 @@ def small_cnn(
     classes: int = 10,
     channels: int = 1,
     size: int = 28,
-    widths: tuple[int, ...] = (16, 32),
+    widths: tuple[int, ...] = (16, 32, 64),
     hidden: tuple[int, ...] = (128,),
     seed: int = 0,
 ) -> Network:

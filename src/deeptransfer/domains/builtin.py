@@ -38,6 +38,7 @@ PEN_TRAIN = 1000
 SCENE_TRAIN_DIGITS = 497
 SCENE_PATCHES = {"train": 4, "test": 2}
 SIDE = 28
+PEN_SIDE = 22  # of the handwritten digit, which fills its 8 × 8 pixels, inside the image
 
 
 def _glyphs(side: int = 96) -> Tensor:
@@ -65,8 +66,19 @@ def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Ten
     return low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64)
 
 
+def _soften(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each image of ``(n, 1, H, W)`` with its own Gaussian of ``sigma`` pixels, ``(n,)``."""
+    reach = 4
+    offsets = torch.arange(-reach, reach + 1, dtype=sigma.dtype)
+    kernel = torch.softmax(-(offsets**2) / (2 * sigma[:, None] ** 2), dim=1)  # (n, 9), each row sums to 1
+    n = len(images)
+    rows = F.conv2d(images.view(1, n, *images.shape[2:]), kernel.view(n, 1, -1, 1), padding=(reach, 0), groups=n)
+    both = F.conv2d(rows, kernel.view(n, 1, 1, -1), padding=(0, reach), groups=n)
+    return both.view_as(images)
+
+
 def draw_print(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw ``count`` printed digits: random face, height, width, rotation and shift, classes in equal parts.
+    """Draw ``count`` printed digits, classes in equal parts: random face, size, rotation, slant, shift and softness.
 
     Everything is drawn in float64 from a CPU generator and rounded to 8 bits, so that machines agree.
 
@@ -79,16 +91,18 @@ def draw_print(count: int, seed: int) -> tuple[Tensor, Tensor]:
     labels = torch.arange(count) % 10
     faces = torch.randint(len(FACES), (count,), generator=generator)
     angle = _uniform(count, -15, 15, generator) * math.pi / 180
-    height = _uniform(count, 15, 22, generator) / SIDE  # of the digit, as a part of the image
-    aspect = _uniform(count, 0.9, 1.1, generator)
+    slant = _uniform(count, -0.35, 0.35, generator)
+    height = _uniform(count, 16, 23, generator) / SIDE  # of the digit, as a part of the image
+    aspect = _uniform(count, 1.0, 1.5, generator)  # width, against the width that belongs to this height
     shift = torch.stack([_uniform(count, -2, 2, generator) for _ in range(2)], dim=1) * 2 / SIDE
+    softness = _uniform(count, 0.3, 1.2, generator)  # pixels
     # The glyph is half of its canvas: image coordinates are multiplied by 0.5 / height to find their ink.
     scale = 0.5 / height
     theta = torch.zeros(count, 2, 3, dtype=torch.float64)
     theta[:, 0, 0] = scale / aspect * angle.cos()
-    theta[:, 0, 1] = scale / aspect * angle.sin()
-    theta[:, 1, 0] = -scale * aspect * angle.sin()
-    theta[:, 1, 1] = scale * aspect * angle.cos()
+    theta[:, 0, 1] = scale * (angle.sin() / aspect + slant)
+    theta[:, 1, 0] = -scale * angle.sin()
+    theta[:, 1, 1] = scale * angle.cos()
     theta[:, :, 2] = shift
     glyphs = _glyphs()
     images = torch.empty(count, 1, SIDE, SIDE, dtype=torch.uint8)
@@ -96,7 +110,8 @@ def draw_print(count: int, seed: int) -> tuple[Tensor, Tensor]:
         part = slice(start, min(start + 500, count))
         grid = F.affine_grid(theta[part], [len(labels[part]), 1, 2 * SIDE, 2 * SIDE], align_corners=False)
         ink = F.grid_sample(glyphs[faces[part], labels[part]].unsqueeze(1), grid, align_corners=False)
-        images[part] = (F.avg_pool2d(ink, 2).clamp(0, 1) * 255).round().to(torch.uint8)
+        soft = _soften(F.avg_pool2d(ink, 2), softness[part])
+        images[part] = (soft.clamp(0, 1) * 255).round().to(torch.uint8)
     order = torch.randperm(count, generator=generator)
     return images[order], labels[order]
 
@@ -111,7 +126,8 @@ def _pen() -> tuple[Tensor, Tensor]:
         train_test_split(np.arange(len(digits.target)), train_size=PEN_TRAIN, stratify=digits.target, random_state=0)
     )
     small = torch.from_numpy(digits.images[order]).unsqueeze(1) / 16  # (1797, 1, 8, 8)
-    images = F.interpolate(small, size=(SIDE, SIDE), mode="bicubic", align_corners=False).clamp(0, 1)
+    images = F.interpolate(small, size=(PEN_SIDE, PEN_SIDE), mode="bicubic", align_corners=False).clamp(0, 1)
+    images = F.pad(images, ((SIDE - PEN_SIDE) // 2,) * 4)
     return (images * 255).round().to(torch.uint8), torch.from_numpy(digits.target[order]).long()
 
 

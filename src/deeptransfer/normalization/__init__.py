@@ -4,7 +4,7 @@ from .adabn import adapt_statistics
 from .autodial import AutoDIAL, AutoDIAL1d, AutoDIAL2d, AutoDIAL3d
 from .base import DomainNorm, Moments, clip_gate
 from .batchnorm import DomainBatchNorm, DomainBatchNorm1d, DomainBatchNorm2d, DomainBatchNorm3d
-from .convert import convert_norm, forward_domains, gate_parameters, use_domain
+from .convert import convert_norm, forward_domains, gate_parameters, mixes_domains, use_domain
 from .export import GroupedLinear, to_batchnorm
 from .reciprocal import ReciprocalNorm, ReciprocalNorm1d, ReciprocalNorm2d, ReciprocalNorm3d
 from .test_time import Tent, prediction_time
@@ -48,6 +48,7 @@ __all__ = [
     "forward_domains",
     "gate_parameters",
     "min_entropy_consensus",
+    "mixes_domains",
     "prediction_time",
     "to_batchnorm",
     "use_domain",

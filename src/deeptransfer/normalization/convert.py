@@ -121,6 +121,15 @@ def gate_parameters(module: nn.Module) -> list[nn.Parameter]:
     return [getattr(layer, name) for layer in _domain_layers(module) for name in layer.gate_names]
 
 
+def mixes_domains(module: nn.Module) -> bool:
+    """Whether in some layer one domain's statistics act on the other, so that both must be passed together.
+
+    True for AutoDIAL, TransNorm and Reciprocal Normalization; false for plain BatchNorm, DomainBatchNorm and whitening.
+    """
+    template = (DomainNorm.mix, DomainNorm.gain)
+    return any((type(layer).mix, type(layer).gain) != template for layer in _domain_layers(module))
+
+
 def forward_domains(model: nn.Module, xs: Tensor, xt: Tensor, **kwargs: Any) -> tuple[Any, Any]:
     r"""Pass source and target through a model together, and return its outputs apart.
 

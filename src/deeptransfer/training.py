@@ -1,0 +1,235 @@
+"""One training loop for all chapters, and the evaluation that goes with it."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from deeptransfer.domains import Batch, Domain, DomainPair
+from deeptransfer.normalization import use_domain
+
+Probe = Callable[[nn.Module], float]
+
+
+class Objective(Protocol):
+    """What :func:`fit` needs of an objective; :mod:`deeptransfer.objectives` has them all."""
+
+    def __call__(self, network: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Named losses of one batch, already weighted: their sum is minimised."""
+
+    def parameter_groups(self, network: nn.Module) -> list[dict]:
+        """All that is trained, as an optimiser's groups; a group's ``lr_mult`` multiplies the learning rate."""
+
+
+def default_device() -> torch.device:
+    """``DEEPTRANSFER_DEVICE`` if it is set, else a CUDA device if there is one, else the CPU."""
+    name = os.environ.get("DEEPTRANSFER_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def seed_everything(seed: int) -> torch.Generator:
+    """Seed Python, NumPy and torch, keep float32 products exact (no TF32), and return a CPU generator with the seed."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries that a notebook calls may read the global state
+    torch.manual_seed(seed)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.Generator().manual_seed(seed)
+
+
+def progress_bar(steps: range, description: str) -> tqdm:
+    """A progress bar over ``steps``; ``DEEPTRANSFER_PROGRESS=0`` hides it (stored notebooks, logs)."""
+    return tqdm(steps, desc=description, disable=os.environ.get("DEEPTRANSFER_PROGRESS") == "0", leave=False)
+
+
+def annealed(progress: float) -> float:
+    """Learning-rate factor (1 + 10 p)^−0.75 of DANN's training, p the progress in [0, 1]."""
+    return (1 + 10 * progress) ** -0.75
+
+
+@dataclass
+class History:
+    """What happened in a run.
+
+    Attributes
+    ----------
+    steps : list of dict
+        For each step: ``step``, ``progress``, ``lr`` and every loss term.
+    probes : list of dict
+        For each probed step: ``step`` (number of updates done) and the value of every probe.
+    """
+
+    steps: list[dict[str, float]] = field(default_factory=list)
+    probes: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def losses(self) -> pd.DataFrame:
+        """The steps as a table, indexed by step."""
+        return pd.DataFrame(self.steps).set_index("step")
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """The probes as a table, indexed by the number of updates."""
+        return pd.DataFrame(self.probes).set_index("step")
+
+
+def fit(
+    network: nn.Module,
+    pair: DomainPair,
+    objective: Objective,
+    steps: int,
+    lr: float = 0.02,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    schedule: Callable[[float], float] = annealed,
+    optimizer: torch.optim.Optimizer | None = None,
+    probes: Mapping[str, Probe] | None = None,
+    every: int | None = None,
+    device: torch.device | str | None = None,
+    start: int = 0,
+) -> History:
+    """Train ``network`` on batches of ``pair`` so that the sum of ``objective``'s losses falls.
+
+    Parameters
+    ----------
+    network : Module
+        Moved to ``device``; batches take its dtype, so a float64 network trains in float64.
+    pair : DomainPair
+        Where batches come from; step ``i`` takes ``pair.batch(i)``.
+    objective : Objective
+        ``objective(network, batch, progress)`` returns named losses; ``progress = step / steps`` in [0, 1) is the only
+        clock that schedules (DANN's λ, say) may read.
+    steps : int
+        Number of updates of the whole run.
+    lr, momentum, weight_decay : float
+        Of SGD with Nesterov momentum. ``schedule(progress)`` multiplies ``lr``.
+    optimizer : Optimizer, optional
+        Used instead of SGD; its groups' own learning rates are scheduled.
+    probes : dict of str to callable, optional
+        ``probe(network) → float``, called every ``every`` updates and after the last one.
+    device : device, optional
+        :func:`default_device` by default.
+    start : int
+        Step to resume at; network, objective and optimizer must be those of that step.
+
+    Raises
+    ------
+    FloatingPointError
+        If a loss is not finite: the message names step and term. The network keeps the weights it had before.
+    ValueError
+        If ``steps`` or ``every`` is not positive.
+    """
+    if steps < 1 or (every is not None and every < 1):
+        raise ValueError(f"steps and every must be at least 1, not steps={steps}, every={every}")
+    device = default_device() if device is None else torch.device(device)
+    network.to(device)
+    if isinstance(objective, nn.Module):
+        objective.to(device)
+    dtype = next(network.parameters()).dtype
+    if optimizer is None:
+        groups = [{"lr": lr * group.get("lr_mult", 1.0), **group} for group in objective.parameter_groups(network)]
+        optimizer = torch.optim.SGD(groups, lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0)
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    history = History()
+    for step in progress_bar(range(start, steps), type(objective).__name__):
+        progress = step / steps
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * schedule(progress)
+        network.train()
+        losses = objective(network, pair.batch(step).to(device, dtype), progress)
+        values = torch.stack([loss.detach() for loss in losses.values()]).tolist()  # one transfer for all terms
+        for name, value in zip(losses, values, strict=True):
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f"loss {name!r} is {value} at step {step}: lower lr={lr} or this term's weight, or look for NaN "
+                    "in the images"
+                )
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        record = {"step": step, "progress": progress, "lr": lr * schedule(progress)}
+        history.steps.append(record | dict(zip(losses, values, strict=True)))
+        done = step + 1
+        if probes and (done == steps or (every and done % every == 0)):
+            history.probes.append({"step": done} | {name: float(probe(network)) for name, probe in probes.items()})
+    return history
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy of a network on a domain.
+
+    Attributes
+    ----------
+    accuracy : float
+        Part of the images that are classified correctly, in [0, 1].
+    per_class : Tensor
+        The same for each class, ``(classes,)``; NaN for a class without images.
+    confusion : Tensor
+        Counts ``(classes, classes)``, rows true, columns predicted.
+    correct : Tensor
+        For each image whether it was right, bool ``(n,)``: what a paired test needs.
+    """
+
+    accuracy: float
+    per_class: Tensor
+    confusion: Tensor
+    correct: Tensor
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module, domain: Domain, statistics: str = "target", batch_size: int = 500
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features ``(n, D)``, logits ``(n, classes)`` and labels ``(n,)`` of a whole domain, in eval mode, on the CPU.
+
+    ``statistics`` names the domain whose running statistics normalise, ``"source"`` or ``"target"``: layers with
+    statistics of one domain only don't mind. The network's mode is restored.
+    """
+    if len(domain) == 0:
+        raise ValueError(f"the domain {domain.name!r} has no image to predict")
+    parameter = next(network.parameters())
+    training = network.training
+    network.eval()
+    features, logits, labels = [], [], []
+    try:
+        with use_domain(network, statistics):
+            for x, y in torch.utils.data.DataLoader(domain, batch_size):
+                output = network(x.to(parameter.device, parameter.dtype))
+                features.append(output.features.cpu())
+                logits.append(output.logits.cpu())
+                labels.append(y)
+    finally:
+        network.train(training)
+    return torch.cat(features), torch.cat(logits), torch.cat(labels)
+
+
+def evaluate(network: nn.Module, domain: Domain, statistics: str = "target") -> Evaluation:
+    """Accuracy in [0, 1], per class, and the confusion matrix, on a whole domain in eval mode.
+
+    Parameters
+    ----------
+    network : Module
+        Returns an :class:`~deeptransfer.networks.Output`.
+    domain : Domain
+        Its labels are used: never for a choice, only for a report.
+    statistics : {"target", "source"}
+        Whose running statistics normalise.
+    """
+    _, logits, labels = predict(network, domain, statistics)
+    predicted = logits.argmax(1)
+    classes = logits.shape[1]
+    confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
+    correct = predicted == labels
+    per_class = confusion.diagonal() / confusion.sum(1)
+    return Evaluation(correct.double().mean().item(), per_class, confusion, correct)
