@@ -49,8 +49,8 @@ def load_domain(
 ) -> Domain:
     """Load a domain by its name.
 
-    * ``"print"``: digits rendered from twenty fonts with random size, slant, rotation, shift and softness; 6,000 train, 2,000 test,
-      1 × 28 × 28 (more with :func:`draw_print`).
+    * ``"print"``: digits rendered from twenty fonts with random size, slant, rotation, shift and softness; 6,000 train,
+      2,000 test, 1 × 28 × 28 (more with :func:`draw_print`).
     * ``"pen"``: the 1,797 handwritten digits of scikit-learn, resampled to 22 × 22 inside
       1 × 28 × 28; 1,000 train, 797 test.
     * ``"scene"``: pen's test digits blended with patches of two photographs, ``|patch − digit|``, 3 × 28 × 28;
