@@ -1,4 +1,8 @@
-// docutils calls the bibliography a list without list items; screen readers do better without the word.
+// What screen readers need and the theme leaves out.
 document.addEventListener("DOMContentLoaded", () => {
+  // docutils calls the bibliography a list, but its entries no list items
   for (const list of document.querySelectorAll(".citation-list[role=list]")) list.removeAttribute("role");
+  // the arrows that unfold the contents have no name
+  for (const arrow of document.querySelectorAll(".bd-sidebar summary"))
+    arrow.setAttribute("aria-label", "Pages under " + arrow.closest("li").querySelector("a").textContent.trim());
 });
