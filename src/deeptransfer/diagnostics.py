@@ -294,7 +294,7 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 def as_rows(name: str, features: Rows) -> np.ndarray:
     """Check features and hand them over as a float64 array ``(n, D)``, for scikit-learn."""
-    array = features.detach().double().cpu().numpy() if isinstance(features, Tensor) else np.asarray(features, float)
+    array = features.detach().cpu().double().numpy() if isinstance(features, Tensor) else np.asarray(features, float)
     if array.ndim != 2 or len(array) == 0:
         raise ValueError(f"{name} must have shape (rows, width) with rows, got {array.shape}: flatten it first")
     if not np.isfinite(array).all():

@@ -113,7 +113,7 @@ def soft_neighborhood_density(logits: Tensor, temperature: float = 0.05) -> floa
         raise ValueError(f"a neighbourhood needs 3 rows or more, got {len(p)}")
     similarity = p @ p.T / temperature
     n = len(p)
-    others = similarity[~torch.eye(n, dtype=torch.bool, device=p.device)].view(n, n - 1)
+    others = similarity[~torch.eye(n, dtype=torch.bool)].view(n, n - 1)
     return _entropy(others.log_softmax(1)).mean().item()
 
 
@@ -149,7 +149,7 @@ def reverse_validation(
     """
     _check_rows(source_features=source_features, source_labels=source_labels)
     _check_rows(target_logits=target_logits, target_features=target_features)
-    pseudo = _log_probabilities(target_logits).argmax(1).cpu().numpy()
+    pseudo = _log_probabilities(target_logits).argmax(1).numpy()
     labels = source_labels.cpu().numpy()
     if len(np.unique(pseudo)) == 1:  # nothing to learn: the classifier is this constant
         return float(np.mean(labels == pseudo[0]))
@@ -199,7 +199,7 @@ def importance_weighted_risk(
     """
     _check_rows(source_logits=source_logits, source_labels=source_labels, source_features=source_features)
     log_p = _log_probabilities(source_logits)
-    losses = F.nll_loss(log_p, source_labels.long(), reduction="none").cpu().numpy()
+    losses = F.nll_loss(log_p, source_labels.cpu().long(), reduction="none").numpy()
     n, m = len(source_features), len(target_features)
     rows = np.concatenate((as_rows("source_features", source_features), as_rows("target_features", target_features)))
     domain = np.repeat([1, 0], [n, m])  # source 1, target 0
@@ -228,7 +228,7 @@ def oracle_accuracy(logits: Tensor, labels: Tensor) -> float:
         Between 0 and 1.
     """
     _check_rows(logits=logits, labels=labels)
-    return (_log_probabilities(logits).argmax(1) == labels).double().mean().item()
+    return (_log_probabilities(logits).argmax(1) == labels.cpu()).double().mean().item()
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ def _log_probabilities(logits: Tensor) -> Tensor:
         raise ValueError(f"logits must have shape (rows, classes) with rows, got {tuple(logits.shape)}")
     if logits.isnan().any():
         raise ValueError("logits hold NaN: a score of them would still compare with others, so there is none")
-    return logits.detach().double().log_softmax(1)
+    return logits.detach().cpu().double().log_softmax(1)
 
 
 def _entropy(log_p: Tensor) -> Tensor:
