@@ -155,6 +155,11 @@ def forward_domains(model: nn.Module, xs: Tensor, xt: Tensor, **kwargs: Any) -> 
     ------
     ValueError
         When a part is empty, the parts do not fit together, or an output tensor has no row per input row.
+
+    Notes
+    -----
+    The layers know the split until this returns. What runs later, such as the recomputation of a gradient checkpoint
+    in the backward pass, does not.
     """
     n_s, n_t = len(xs), len(xt)
     if n_s == 0 or n_t == 0:
