@@ -1,0 +1,78 @@
+"""Domain layers against ``BatchNorm2d`` on the same batch: training, forward and backward, and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.timing import device, peak_bytes, seconds
+from deeptransfer.normalization import (
+    AutoDIAL2d,
+    DomainBatchNorm2d,
+    DomainWhitening2d,
+    ReciprocalNorm2d,
+    TransNorm2d,
+    forward_domains,
+)
+
+SHAPE = (32, 256, 28, 28)
+LAYERS = {
+    DomainBatchNorm2d: "–",
+    TransNorm2d: "≤ 1.15",
+    AutoDIAL2d: "≤ 1.2",
+    ReciprocalNorm2d: "≤ 1.2",
+    DomainWhitening2d: "–",
+}
+
+
+def _train(layer: nn.Module, x: Tensor, grad: Tensor) -> None:
+    torch.autograd.grad(layer(x), [x, *layer.parameters()], grad)
+
+
+@torch.no_grad()
+def _evaluate(layer: nn.Module, x: Tensor) -> None:
+    layer(x)
+
+
+def rows() -> list[dict]:
+    """Measured rows: what, ours, baseline, ratio, target."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(SHAPE, generator=generator).to(device()).requires_grad_()
+    grad = torch.randn(SHAPE, generator=generator).to(device())
+    layers: list[nn.Module] = [nn.BatchNorm2d(SHAPE[1]).to(device())]
+    for cls in LAYERS:
+        layers.append(cls(SHAPE[1]).to(device()))
+        half = SHAPE[0] // 2
+        forward_domains(layers[-1], x[:half], x[half:])  # running rows to evaluate with
+        layers[-1].rows = x.new_empty(half, half, 0)  # the split stays for the measurement
+    train: list[Callable[[], object]] = [partial(_train, layer, x, grad) for layer in layers]
+    taken, memory = seconds(train, rounds=25), [peak_bytes(step) for step in train]
+    for layer in layers[1:]:
+        layer.rows = None
+    for layer in layers:
+        layer.eval()
+    evaluated = seconds([partial(_evaluate, layer, x) for layer in layers], rounds=51)
+
+    table = []
+    for i, (cls, target) in enumerate(LAYERS.items(), start=1):
+        name, mib = cls.__name__, 2**20
+        limit = "–" if cls is DomainWhitening2d else "≤ 1.05"
+        table += [
+            _row(f"{name} forward + backward {SHAPE} / BatchNorm2d", taken[i] * 1e3, taken[0] * 1e3, target, "ms"),
+            _row(f"{name} evaluation / BatchNorm2d", evaluated[i] * 1e3, evaluated[0] * 1e3, limit, "ms"),
+            _row(f"{name} peak memory in training / BatchNorm2d", memory[i] / mib, memory[0] / mib, "–", "MiB"),
+        ]
+    return table
+
+
+def _row(what: str, ours: float, baseline: float, target: str, unit: str) -> dict:
+    return {
+        "what": what,
+        "ours": f"{ours:.2f} {unit}",
+        "baseline": f"{baseline:.2f} {unit}",
+        "ratio": ours / baseline,
+        "target": target,
+    }
