@@ -655,9 +655,9 @@ def _half_spread(*samples: Tensor) -> Tensor:
 def _mixture(z: Tensor, bandwidths: Sequence[float | Tensor], weights: Tensor) -> Tensor:
     """Weighted sum of Gaussian kernels on one distance matrix, ``(N, N)``."""
     d2 = _within(z)
-    k = torch.zeros_like(d2)
+    k = torch.zeros((), dtype=d2.dtype, device=d2.device)
     for weight, sigma2 in zip(weights, bandwidths, strict=True):
-        k = k + weight * torch.exp(d2 * (-0.5 / sigma2))
+        k = torch.addcmul(k, weight, torch.exp(d2 * (-0.5 / sigma2)))
     return k
 
 
