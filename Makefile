@@ -7,8 +7,6 @@ BUILT := _build/built
 # Everything the built pages depend on: the book, the library (API pages), stored results, the configuration.
 SOURCES := _config.yml $(shell find book src data/results -type f ! -path '*/.*' ! -path '*/__pycache__/*' ! -path '*.egg-info/*' 2>/dev/null)
 
-# Pages that were built from absent or failing input must not look finished.
-.DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help book test lab notebooks bench lint clean
 
@@ -18,9 +16,10 @@ help:  ## show this list
 book: $(BUILT)  ## build the book from the stored outputs, warnings as errors
 	@echo "The book is built. Open $(CURDIR)/$(SITE)/index.html"
 
+# From nothing each time: Sphinx repeats no warning of a page that it finds unchanged, and keeps pages that are gone.
 $(BUILT): $(READY) $(SOURCES)
-	@rm -f $@
-	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output . --all -n -W --keep-going
+	@rm -rf $@ $(SITE) _build/.doctrees
+	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output . -n -W --keep-going
 	@touch $@
 
 # Two workers with one thread each: numbers are compared under the thread count that stored them, and two cores are full.
