@@ -201,6 +201,19 @@ def test_second_derivative(cls):
     assert torch.autograd.gradgradcheck(lambda x: forward_domains(layer, x[:2], x[2:])[0], (x,), atol=1e-4)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("needs_input_grad", [True, False])
+def test_a_gradient_that_will_be_differentiated_again_is_the_same_gradient(method, needs_input_grad):
+    layer = make(method, (5, 4, 3, 3))
+    xs, xt = pair((5, 4, 3, 3))
+    inputs = [*layer.parameters(), *([xs.requires_grad_(), xt.requires_grad_()] if needs_input_grad else [])]
+    grads = []
+    for create_graph in (False, True):
+        ys, yt = forward_domains(layer, xs, xt)
+        grads.append(torch.autograd.grad((ys**3).sum() + yt.sin().sum(), inputs, create_graph=create_graph))
+    assert_close(*grads)
+
+
 def test_transnorm_gain_carries_no_gradient():
     free, fixed = (make("TransNorm", (5, 4, 3, 3)) for _ in range(2))
     xs, xt = pair((5, 4, 3, 3))
@@ -235,6 +248,29 @@ def test_the_hand_written_passes_equal_the_plain_ones(dtype, layout):
     for got, want in zip(*results, strict=True):
         tolerance = {"rtol": 3e-2, "atol": 3e-2} if dtype == torch.bfloat16 else {}
         assert_close(got, want, **tolerance)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.randn(3, 7, 5, 4).transpose(0, 1),
+        torch.randn(7, 5, 3).transpose(1, 2),
+        torch.randn(7, 3, 1, 1).expand(7, 3, 5, 4),
+        torch.randn(7, 6, 5, 8)[:, ::2, :, ::2],
+        torch.randn(3, 7).T,
+    ],
+    ids=["channels first in memory", "(N, L, C)", "expanded", "sliced", "(C, N)"],
+)
+def test_any_strides(x):
+    results = []
+    for leaf in (x.detach().requires_grad_(), x.detach().contiguous().requires_grad_()):
+        y = torch.cat(forward_domains(norm.DomainBatchNorm(3), leaf[:4], leaf[4:]))
+        y.square().sum().backward()
+        layer = norm.DomainBatchNorm(3)
+        layer.rows = leaf.new_empty(4, 3, 0)
+        results.append((y, leaf.grad, layer(leaf)))  # the last without the copy that joins the parts
+    for got, want in zip(*results, strict=True):
+        assert_close(got, want)
 
 
 def test_no_gradient_is_computed_for_an_input_that_needs_none():

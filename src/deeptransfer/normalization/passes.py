@@ -28,8 +28,8 @@ def measure(x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     Returns
     -------
     tuple of Tensor
-        ``x`` itself, which the second pass must use so that the two gradients meet in one tensor; means and variances
-        ``(len(sizes), C)``.
+        ``x`` itself, for :func:`scale_and_shift` and nothing else: the two gradients meet in one tensor, in place;
+        means and variances ``(len(sizes), C)``.
     """
     if torch.compiler.is_compiling() or x.device.type != "cpu":
         return x, *_measure(x, sizes)
@@ -100,7 +100,9 @@ def _two_pass_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _differentiate(formula: Callable[..., Any], inputs: Sequence[Tensor], grads: Sequence[Tensor]) -> tuple[Any, ...]:
     """Differentiate the plain formula, so that the derivative can be differentiated again."""
-    return torch.autograd.grad(formula(*inputs), inputs, grads, create_graph=True, allow_unused=True)
+    # Aliases: one input may be computed from another, and each must receive its own derivative only.
+    inputs = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+    return torch.autograd.grad(formula(*inputs), inputs, grads, create_graph=True)
 
 
 class _Measure(torch.autograd.Function):
