@@ -1,0 +1,277 @@
+"""One record per method: what it is called, where it comes from, what it assumes, needs and costs.
+
+The map of methods, the command line and the API page are written from these records, so that no fact stands twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Literal
+
+from torch import nn
+
+from deeptransfer.adversarial import SoftLabelLoss
+from deeptransfer.normalization import adapt_statistics, convert_norm
+from deeptransfer.objectives import Combined, DomainConfusion, Objective, SoftLabels
+
+Kind = Literal["baseline", "discrepancy", "adversarial", "prediction", "normalization", "test-time"]
+
+UNLABELLED = "unlabelled target images"
+LABELLED = "a few labelled target images"
+START = "a source-trained start"
+VIEWS = "two views of each target image"
+
+COVARIATE = "p(x) differs, p(y|x) is shared"
+MARGINAL = "p(x) differs; features exist in which the domains agree and p(y|f) is shared"
+JOINT = "p(x, y) differs; features exist in which the domains agree together with their classes"
+CLUSTERS = "p(x) differs; class borders run where target images are rare"
+STATISTICS = "per-channel means and variances differ, what a channel stands for is shared"
+
+# Where each chapter lies, below book/.
+CHAPTERS: dict[int, str] = {
+    1: "part1/transferability",
+    2: "part1/shift",
+    3: "part2/mmd",
+    4: "part2/dan",
+    5: "part2/jan",
+    6: "part3/confusion",
+    7: "part3/dann",
+    8: "part3/cdan",
+    9: "part4/adabn",
+    10: "part4/autodial",
+    11: "part4/transnorm",
+    12: "part4/reciprocal",
+    13: "part4/everything",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the book knows about a method.
+
+    Attributes
+    ----------
+    name, title : str
+        As the command line and a page call it.
+    paper : str
+        Authors, venue, year.
+    chapter : int or None
+        Where it is taught; None while no chapter teaches it.
+    kind : str
+        ``"baseline"``, ``"discrepancy"``, ``"adversarial"`` and ``"prediction"`` are objectives, ``"normalization"``
+        and ``"test-time"`` are not.
+    shift : str
+        The difference between the domains that it assumes.
+    needs : tuple of str
+        Beyond source images and their labels.
+    cost : str
+        In words, beyond training on the source.
+    symbol : str
+        Dotted path of what implements it.
+    options : mapping
+        Arguments that make this method of the symbol.
+    builder : callable, optional
+        ``builder(network, num_classes, seed, **settings)``, where the symbol's own signature does not say it all.
+    before_evaluation : callable, optional
+        ``before_evaluation(network, target_images)`` changes a network in place before it is scored.
+    """
+
+    name: str
+    title: str
+    paper: str
+    chapter: int | None
+    kind: Kind
+    shift: str
+    needs: tuple[str, ...]
+    cost: str
+    symbol: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    builder: Callable[..., Objective] | None = None
+    before_evaluation: Callable[..., Any] | None = None
+
+    @property
+    def page(self) -> str | None:
+        """The chapter's path below ``book/``, without suffix."""
+        return None if self.chapter is None else CHAPTERS[self.chapter]
+
+    @property
+    def is_objective(self) -> bool:
+        """Whether :meth:`factory` builds something to train with."""
+        return self.kind not in ("normalization", "test-time")
+
+    def resolve(self) -> Any:
+        """The class or function that ``symbol`` names."""
+        module, _, name = self.symbol.rpartition(".")
+        return getattr(import_module(module), name)
+
+    def factory(self, network: nn.Module, num_classes: int, seed: int, **settings: Any) -> Objective:
+        """Build the objective for a network.
+
+        Parameters
+        ----------
+        network : Module
+            Its ``classifier`` is linear: that tells the width of the features.
+        num_classes, seed : int
+            Number of classes; seed of the weights that the method brings.
+        **settings
+            Arguments of the objective, ``weight=0.5`` say.
+
+        Raises
+        ------
+        ValueError
+            If this is no objective, or a setting is unknown; the message lists the known ones.
+        """
+        if not self.is_objective:
+            raise ValueError(f"{self.name!r} is a {self.kind} method, no objective: use it as a normalisation")
+        build = self.builder or self.resolve()
+        parameters = inspect.signature(build).parameters
+        width = network.get_submodule("classifier").in_features
+        facts = {
+            "network": network,
+            "source_network": network,
+            "in_features": width,
+            "num_classes": num_classes,
+            "dims": (width, num_classes),
+            "seed": seed,
+        }
+        known = [name for name in parameters if name not in facts and name not in self.options]
+        unknown = [name for name in settings if name not in known]
+        if unknown:
+            raise ValueError(f"unknown setting {unknown[0]!r} of {self.name!r}: known ones are {', '.join(known)}")
+        return build(**{k: v for k, v in facts.items() if k in parameters}, **self.options, **settings)
+
+    def convert(self, network: nn.Module, **settings: Any) -> nn.Module:
+        """Give a network with plain BatchNorm this normalisation, in place; ``bn`` and ``adabn`` leave it as it is.
+
+        Raises
+        ------
+        ValueError
+            If this is no normalisation to train with.
+        """
+        if self.kind != "normalization":
+            raise ValueError(f"{self.name!r} is a {self.kind} method: there is no layer to put into a network")
+        if not self.has_layer:
+            if settings:
+                raise ValueError(f"{self.name!r} has no settings, got {', '.join(settings)}")
+            return network
+        return convert_norm(network, self.resolve(), **{**self.options, **settings})
+
+    @property
+    def has_layer(self) -> bool:
+        """Whether it is a layer of its own in place of BatchNorm."""
+        return self.kind == "normalization" and self.symbol.endswith("2d") and not self.symbol.startswith("torch.")
+
+
+def confusion_with_soft_labels(
+    in_features: int,
+    num_classes: int,
+    seed: int,
+    weight: float = 1.0,
+    hidden: int = 128,
+    soft_weight: float = 0.1,
+    temperature: float = 2.0,
+) -> Objective:
+    """Both halves of Tzeng et al. 2015; the soft labels are still to be filled from the source (``loss.update``)."""
+    soft = SoftLabels(SoftLabelLoss(num_classes, temperature), soft_weight)
+    return Combined(DomainConfusion(in_features, weight, hidden, seed), soft)
+
+
+_TZENG_2015 = "Tzeng, Hoffman, Darrell, Saenko, ICCV 2015"
+_CDAN = "Long, Cao, Wang, Jordan, NeurIPS 2018"
+_WANG = "Wang, Jin, Long, Wang, Jordan, NeurIPS 2019"
+_O = "deeptransfer.objectives."
+_N = "deeptransfer.normalization."
+_DISCRIMINATOR = "a discriminator of the features, trained along"
+
+_RECORDS = (
+    # name, title, paper, chapter, kind, shift, needs, cost, symbol
+    Method("source-only", "Source only", "the baseline that sees no target image", 2, "baseline",
+           "none: the domains are alike", (), "none", _O + "SourceOnly"),
+    Method("joint", "Joint statistics", "the baseline that sees the target in its normalisation only", 3, "baseline",
+           STATISTICS, (UNLABELLED,), "target images in the forward pass", _O + "Objective"),
+    Method("da-nn", "Domain adaptive neural network (DaNN)", "Ghifary, Kleijn, Zhang, PRICAI 2014", 3, "discrepancy",
+           MARGINAL, (UNLABELLED,), "one matrix of distances per batch, O(n²)", _O + "DaNN"),
+    Method("ddc", "Deep domain confusion (DDC)", "Tzeng, Hoffman, Zhang, Saenko, Darrell, 2014", 3, "discrepancy",
+           MARGINAL, (UNLABELLED,), "two means per batch, O(n)", _O + "DDC"),
+    Method("dan", "Deep adaptation network (DAN)", "Long, Cao, Wang, Jordan, ICML 2015", 4, "discrepancy",
+           MARGINAL, (UNLABELLED,), "one matrix of distances per layer, five kernels on it, O(n²)", _O + "DAN"),
+    Method("jan", "Joint adaptation network (JAN)", "Long, Zhu, Wang, Jordan, ICML 2017", 5, "discrepancy",
+           JOINT, (UNLABELLED,), "one matrix of distances per layer, O(n²)", _O + "JAN"),
+    Method("jan-a", "Adversarial JAN (JAN-A)", "Long, Zhu, Wang, Jordan, ICML 2017", 5, "discrepancy",
+           JOINT, (UNLABELLED,), "as JAN, and a square map per layer", _O + "JAN", {"adversarial": True}),
+    Method("confusion", "Domain confusion", _TZENG_2015, 6, "adversarial",
+           MARGINAL, (UNLABELLED,), _DISCRIMINATOR + ", applied twice", _O + "DomainConfusion"),
+    Method("confusion+soft", "Domain confusion and soft labels", _TZENG_2015, 6, "adversarial",
+           JOINT, (UNLABELLED, LABELLED, START), "as domain confusion, and the source's mean predictions once",
+           _O + "SoftLabels", builder=confusion_with_soft_labels),
+    Method("dann", "Domain-adversarial network (DANN)", "Ganin et al., JMLR 2016", 7, "adversarial",
+           MARGINAL, (UNLABELLED,), _DISCRIMINATOR, _O + "DANN"),
+    Method("adda", "Adversarial discriminative domain adaptation (ADDA)", "Tzeng, Hoffman, Saenko, Darrell, CVPR 2017",
+           7, "adversarial", MARGINAL, (UNLABELLED, START), "a discriminator, a second encoder", _O + "ADDA"),
+    Method("cdan", "Conditional domain-adversarial network (CDAN)", _CDAN, 8, "adversarial",
+           JOINT, (UNLABELLED,), "a discriminator of features ⊗ predictions", _O + "CDAN"),
+    Method("cdan+e", "CDAN with entropy weights (CDAN+E)", _CDAN, 8, "adversarial",
+           JOINT, (UNLABELLED,), "as CDAN", _O + "CDAN", {"weighting": "per-domain"}),
+    Method("entropy", "Entropy minimisation", "Grandvalet, Bengio, NeurIPS 2004", 13, "prediction",
+           CLUSTERS, (UNLABELLED,), "none beyond the forward pass", _O + "EntropyMinimization"),
+    Method("pseudo-labels", "Pseudo-labels", "Lee, ICML workshop 2013", 13, "prediction",
+           CLUSTERS, (UNLABELLED,), "none beyond the forward pass", _O + "PseudoLabels"),
+    Method("mec", "Min-entropy consensus (MEC)", "Roy et al., CVPR 2019", 10, "prediction",
+           CLUSTERS, (UNLABELLED, VIEWS), "a second pass of the target images", _O + "MEC"),
+    Method("bn", "Batch normalisation", "Ioffe, Szegedy, ICML 2015", 9, "normalization",
+           "none: the pooled batch is one population", (), "none", "torch.nn.BatchNorm2d"),
+    Method("adabn", "Adaptive batch normalisation (AdaBN)", "Li, Wang, Shi, Hou, Liu, Pattern Recognition 2018", 9,
+           "normalization", STATISTICS, (UNLABELLED,), "one forward pass of the target per layer, no training",
+           _N + "adapt_statistics", before_evaluation=adapt_statistics),
+    Method("dsbn", "Domain-specific statistics, one scale and shift", "Chang, You, Seo, Kwak, Han, CVPR 2019", 10,
+           "normalization", STATISTICS, (UNLABELLED,), "as BatchNorm", _N + "DomainBatchNorm2d"),
+    Method("dsbn-unshared", "Domain-specific batch normalisation (DSBN)", "Chang, You, Seo, Kwak, Han, CVPR 2019", 10,
+           "normalization", STATISTICS, (UNLABELLED,), "as BatchNorm, and a second scale and shift",
+           _N + "DomainBatchNorm2d", {"shared_affine": False}),
+    Method("autodial", "Automatic domain alignment (AutoDIAL)", "Carlucci, Porzi, Caputo, Ricci, Rota Bulò, ICCV 2017",
+           10, "normalization", STATISTICS, (UNLABELLED,), "as BatchNorm, and one gate a layer", _N + "AutoDIAL2d"),
+    Method("transnorm", "Transferable normalisation (TransNorm)", _WANG, 11, "normalization",
+           "statistics differ, in some channels more than in others", (UNLABELLED,), "as BatchNorm",
+           _N + "TransNorm2d"),
+    Method("transnorm-uniform", "TransNorm with α = 1", _WANG, 11, "normalization", STATISTICS, (UNLABELLED,),
+           "as BatchNorm", _N + "TransNorm2d", {"probability": "uniform"}),
+    Method("rn", "Reciprocal normalisation (RN)", "Huang et al., 2021", 12, "normalization",
+           "statistics differ, and a channel's counterpart may be another channel", (UNLABELLED,),
+           "as BatchNorm, and four C × C attention matrices a layer", _N + "ReciprocalNorm2d"),
+    Method("whitening", "Domain-specific whitening (DWT)", "Roy et al., CVPR 2019", 10, "normalization",
+           "covariances of neighbouring channels differ, what a channel stands for is shared", (UNLABELLED,),
+           "a Cholesky factor per group of channels", _N + "DomainWhitening2d"),
+    Method("prediction-time", "Prediction-time batch normalisation",
+           "Nado et al., 2020; Schneider et al., NeurIPS 2020", None, "test-time", STATISTICS,
+           (START, "target images in batches"), "none", _N + "prediction_time"),
+    Method("tent", "Test-time entropy minimisation (Tent)", "Wang, Shelhamer, Liu, Olshausen, Darrell, ICLR 2021", None,
+           "test-time", STATISTICS, (START, "target images in batches"), "one backward pass per batch", _N + "Tent"),
+)  # fmt: skip
+
+_BY_NAME = {record.name: record for record in _RECORDS}
+
+
+def methods(*kinds: Kind) -> tuple[Method, ...]:
+    """All records, or those of the given kinds, in the order in which the book meets them."""
+    return tuple(record for record in _RECORDS if not kinds or record.kind in kinds)
+
+
+def objectives() -> tuple[Method, ...]:
+    """The records of everything to train with."""
+    return tuple(record for record in _RECORDS if record.is_objective)
+
+
+def get(name: str) -> Method:
+    """The record of a method.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown; the message lists the known ones.
+    """
+    if name not in _BY_NAME:
+        raise ValueError(f"unknown method {name!r}: known ones are {', '.join(_BY_NAME)}")
+    return _BY_NAME[name]

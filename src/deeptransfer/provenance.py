@@ -1,0 +1,142 @@
+"""Which code made a number: a hash of the definitions that a function reaches inside this package.
+
+Starting from some roots, every top-level function, class and constant whose name occurs in a reached definition is
+reached too. Comments, docstrings, annotations and what is raised make no number and are left out; so is code that is
+not reached, whatever file it is in. The listing does not depend on the version of Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+PACKAGE = "deeptransfer"
+NO_NUMBER = {"annotation", "returns", "ctx", "kind", "type_comment", "type_params"}
+
+
+def fingerprint_code(roots: Collection[str], stop: Collection[str] = ()) -> str:
+    """SHA-256 over the definitions that ``roots`` reach.
+
+    Parameters
+    ----------
+    roots : collection of str
+        Dotted paths of functions, classes, methods or constants; those of other packages are skipped.
+    stop : collection of str
+        Dotted paths where the search ends: neither they nor what only they reach is included.
+    """
+    listing = reached(roots, stop)
+    return hashlib.sha256("\n".join(f"{name} {listing[name]}" for name in sorted(listing)).encode()).hexdigest()
+
+
+def reached(roots: Collection[str], stop: Collection[str] = ()) -> dict[str, str]:
+    """The reached definitions: dotted path of each and its listing.
+
+    Raises
+    ------
+    ValueError
+        If a root of this package does not exist.
+    """
+    found: dict[str, str] = {}
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        place = _locate(name)
+        if place is None or name in found or name in stop:
+            continue
+        module, local = place
+        definitions = _definitions(module)
+        if local not in definitions:
+            raise ValueError(f"{module} defines no {local!r}: can't tell which code it stands for")
+        if isinstance(definitions[local], str):  # imported: the definition is elsewhere
+            waiting.append(definitions[local])
+            continue
+        items = list(_items(definitions[local]))
+        found[name] = " ".join(type(item).__name__ if isinstance(item, ast.AST) else item for item in items)
+        used = {item.id for item in items if isinstance(item, ast.Name)}
+        waiting += [f"{module}.{other}" for other in used & definitions.keys()]
+        for item in items:
+            if isinstance(item, ast.ImportFrom):
+                waiting += _imported(item, module).values()
+    return found
+
+
+def _source(module: str) -> str:
+    return _file(module).read_text(encoding="utf-8")  # type: ignore[union-attr]
+
+
+def _file(module: str) -> Path | None:
+    path = Path(__file__).parents[1].joinpath(*module.split("."))
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+def _locate(dotted: str) -> tuple[str, str] | None:
+    """Module and name inside it; None for a module as such, and for another package."""
+    if dotted.split(".")[0] != PACKAGE or _file(dotted):
+        return None
+    module, _, local = dotted.rpartition(".")
+    while not _file(module):
+        module, _, outer = module.rpartition(".")
+        local = f"{outer}.{local}"
+    return module, local
+
+
+def _definitions(module: str) -> dict[str, ast.AST | list | str]:
+    return _parsed(module, _source(module))
+
+
+@lru_cache(maxsize=128)
+def _parsed(module: str, source: str) -> dict[str, ast.AST | list | str]:
+    """What each top-level name of a module stands for: its definition, or the dotted path it is imported from."""
+    names: dict[str, ast.AST | list | str] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names[node.name] = node
+            if isinstance(node, ast.ClassDef):
+                names |= {f"{node.name}.{part.name}": part for part in node.body if isinstance(part, ast.FunctionDef)}
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for part in (part for target in targets for part in ast.walk(target)):
+                if isinstance(part, ast.Name):
+                    before = names.get(part.id, [])
+                    names[part.id] = [*before, node] if isinstance(before, list) else [node]
+        elif isinstance(node, ast.ImportFrom):
+            names |= _imported(node, module)
+    return names
+
+
+def _imported(node: ast.ImportFrom, module: str) -> dict[str, str]:
+    """Local name and dotted path of what an import statement takes from this package."""
+    package = module.split(".")
+    if node.level:
+        is_package = (_file(module) or Path()).name == "__init__.py"
+        package = package[: len(package) - node.level + is_package]
+        origin = ".".join([*package, *([node.module] if node.module else [])])
+    else:
+        origin = node.module or ""
+    if origin.split(".")[0] != PACKAGE:
+        return {}
+    return {alias.asname or alias.name: f"{origin}.{alias.name}" for alias in node.names}
+
+
+def _items(value: object) -> Iterator[ast.AST | str]:
+    """A definition in order: its nodes, and the texts of the rest."""
+    if isinstance(value, list):
+        for part in value:
+            yield from _items(part)
+        yield "]"
+    elif isinstance(value, ast.AST):
+        yield value
+        if isinstance(value, ast.Raise):
+            return
+        documented = isinstance(value, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(value) is not None
+        for name, part in ast.iter_fields(value):
+            if name not in NO_NUMBER and part is not None and part != []:
+                yield name
+                yield from _items(part[1:] if documented and name == "body" else part)
+        yield ")"
+    else:
+        yield repr(value)
