@@ -106,13 +106,13 @@ class RunConfig:
 
 def run(config: RunConfig) -> dict[str, Any]:
     """Train and score one recipe: its numbers, and how they were made, ready for JSON."""
-    began = time.perf_counter()
+    began, mark = time.perf_counter(), fingerprint(config)  # of the code as it is when the run begins
     numbers = train(config)
     versions = {"deeptransfer": __version__, "python": platform.python_version()}
     versions |= {"torch": torch.__version__, "numpy": np.__version__}
     made = {"seed": config.seed, "versions": versions, "device": default_device().type}
     made |= {"threads": torch.get_num_threads(), "seconds": round(time.perf_counter() - began, 1)}
-    return {"config": asdict(config), "fingerprint": fingerprint(config)} | made | numbers
+    return {"config": asdict(config), "fingerprint": mark} | made | numbers
 
 
 def train(config: RunConfig) -> dict[str, Any]:
@@ -125,9 +125,11 @@ def train(config: RunConfig) -> dict[str, Any]:
     views = 2 if catalogue.VIEWS in method.needs else 1
     pair = DomainPair(source, target, config.batch_size, config.seed, labelled_target=few, views=views)
     classes = len(pair.classes)
-    recipe = {key: tuple(value) if isinstance(value, list) else value for key, value in config.network.items()}
-    shape = {"classes": classes, "channels": pair.shape[0], "size": pair.shape[-1]}
-    network = small_cnn(**shape, **recipe, seed=config.seed).to(default_device(), getattr(torch, config.dtype))
+    recipe: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in config.network.items()
+    }
+    recipe |= {"classes": classes, "channels": pair.shape[0], "size": pair.shape[-1], "seed": config.seed}
+    network = small_cnn(**recipe).to(default_device(), getattr(torch, config.dtype))
     if config.start:
         fit(network, pair, SourceOnly(), config.start, config.lr)
     norm.convert(network, **config.norm_settings)
@@ -141,7 +143,7 @@ def train(config: RunConfig) -> dict[str, Any]:
             return network
         network = copy.deepcopy(network)
         parameter = next(network.parameters())
-        images = torch.stack([image for image, _ in target])
+        images = torch.stack([target[i][0] for i in range(len(target))])
         norm.before_evaluation(network, images.to(parameter.device, parameter.dtype))
         return network
 
@@ -224,7 +226,8 @@ def load_grid(name: str) -> list[RunConfig]:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
         raise ValueError(f"unknown grid {name!r}: known ones are {known}")
-    grid = {"norms": ["bn"], "oracle": False, "recipe": {}} | tomllib.loads(path.read_text(encoding="utf-8"))
+    grid: dict[str, Any] = {"norms": ["bn"], "oracle": False, "recipe": {}}
+    grid |= tomllib.loads(path.read_text(encoding="utf-8"))
     keys = {"objectives", "tasks", "norms", "seeds", "oracle", "recipe"}
     if set(grid) != keys or set(grid["recipe"]) - {f.name for f in fields(RunConfig)}:
         raise ValueError(f"{path.name} must hold {', '.join(sorted(keys))}, with the recipe's keys those of RunConfig")

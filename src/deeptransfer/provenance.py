@@ -50,10 +50,11 @@ def reached(roots: Collection[str], stop: Collection[str] = ()) -> dict[str, str
         definitions = _definitions(module)
         if local not in definitions:
             raise ValueError(f"{module} defines no {local!r}: can't tell which code it stands for")
-        if isinstance(definitions[local], str):  # imported: the definition is elsewhere
-            waiting.append(definitions[local])
+        definition = definitions[local]
+        if isinstance(definition, str):  # imported: the definition is elsewhere
+            waiting.append(definition)
             continue
-        items = list(_items(definitions[local]))
+        items = list(_items(definition))
         found[name] = " ".join(type(item).__name__ if isinstance(item, ast.AST) else item for item in items)
         used = {item.id for item in items if isinstance(item, ast.Name)}
         waiting += [f"{module}.{other}" for other in used & definitions.keys()]

@@ -62,15 +62,18 @@ def table(folder: str | Path) -> pd.DataFrame:
     cells = {(name, "mean"): means[name] for name in SELECTIONS}
     cells |= {(name, "sd"): groups[name].std() for name in SELECTIONS}
     alike = [name for name in ("network", "steps", "batch_size", "lr", "dtype") if name in keys]
-    plain = means.reset_index().query("objective == 'source-only' and norm == 'bn'").set_index(["task", *alike])
+    records: list[dict[str, Any]] = means.reset_index().to_dict("records")  # type: ignore[assignment]
+    plain = {
+        (row["task"], *(row[key] for key in alike)): row
+        for row in records
+        if row["objective"] == "source-only" and row["norm"] == "bn"
+    }
     for name in SELECTIONS:
         gaps = []
-        for row in means.reset_index().itertuples():
-            target = row.task.partition(":")[2]
-            rest = tuple(getattr(row, key) for key in alike)
-            bounds = [plain[name].get((task, *rest) if rest else task) for task in (row.task, f"{target}:{target}")]
-            known = None not in bounds and bounds[0] != bounds[1]
-            gaps.append(100 * (getattr(row, name) - bounds[0]) / (bounds[1] - bounds[0]) if known else np.nan)
+        for row in records:
+            target, rest = row["task"].partition(":")[2], [row[key] for key in alike]
+            low, high = (plain.get((task, *rest), {}).get(name, np.nan) for task in (row["task"], f"{target}:{target}"))
+            gaps.append(100 * (row[name] - low) / (high - low) if high != low else np.nan)
         cells[name, "gap"] = pd.Series(gaps, means.index)
     frame = pd.DataFrame(cells)[[(name, what) for name in SELECTIONS for what in ("mean", "sd", "gap")]]
     frame.insert(0, ("runs", ""), groups.size())
@@ -79,7 +82,7 @@ def table(folder: str | Path) -> pd.DataFrame:
 
 def to_markdown(frame: pd.DataFrame) -> str:
     """A table of :func:`table` as Markdown: mean ± sd, and the closed gap in brackets."""
-    names = list(frame.index.names)
+    names = [str(name) for name in frame.index.names]
     lines = [[*names, "runs", *(name.replace("_", "-") for name in SELECTIONS)], ["---"] * (len(names) + 4)]
     for key, row in zip(frame.index.to_list(), frame.to_dict("records"), strict=True):
         cells = [*(str(part) for part in key), str(row["runs", ""])]
