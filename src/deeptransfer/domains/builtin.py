@@ -192,7 +192,7 @@ def load_builtin(name: str, split: str, cache: Path) -> tuple[Tensor, Tensor]:
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     path = cache / f"{name}-{split}-{recipe}.npz"
     try:
-        with np.load(path) as stored:
+        with path.open("rb") as file, np.load(file) as stored:  # opened here: numpy forgets to close a broken archive
             return torch.from_numpy(stored["images"]), torch.from_numpy(stored["labels"])
     except Exception:  # absent, or broken: a damaged archive raises a dozen types, zlib.error and RuntimeError too
         pass

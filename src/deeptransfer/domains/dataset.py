@@ -55,6 +55,8 @@ class TensorDomain(Domain):
     ------
     ValueError
         If the shapes disagree, there is no image, or a label has no class.
+    TypeError
+        If the images are neither uint8 nor floating point.
     """
 
     def __init__(
@@ -62,6 +64,10 @@ class TensorDomain(Domain):
     ) -> None:
         if images.ndim != 4:
             raise ValueError(f"images of {name!r} must have shape (n, C, H, W), not {tuple(images.shape)}")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise TypeError(
+                f"images of {name!r} must be uint8 (0…255) or floating point (in [0, 1]), not {images.dtype}"
+            )
         if labels.shape != images.shape[:1]:
             raise ValueError(f"{name!r} has {len(images)} images but labels of shape {tuple(labels.shape)}")
         if len(images) == 0:
