@@ -63,7 +63,7 @@ class History:
     Attributes
     ----------
     steps : list of dict
-        For each step: ``step``, ``progress``, ``lr`` and every loss term.
+        For each step: ``step``, ``progress``, ``lr`` (of the optimizer's first group) and every loss term.
     probes : list of dict
         For each probed step: ``step`` (number of updates done) and the value of every probe.
     """
@@ -74,12 +74,16 @@ class History:
     @property
     def losses(self) -> pd.DataFrame:
         """The steps as a table, indexed by step."""
-        return pd.DataFrame(self.steps).set_index("step")
+        return _table(self.steps)
 
     @property
     def curves(self) -> pd.DataFrame:
         """The probes as a table, indexed by the number of updates."""
-        return pd.DataFrame(self.probes).set_index("step")
+        return _table(self.probes)
+
+
+def _table(records: list[dict[str, float]]) -> pd.DataFrame:
+    return pd.DataFrame(records, columns=None if records else ["step"]).set_index("step")
 
 
 def fit(
@@ -102,7 +106,7 @@ def fit(
     Parameters
     ----------
     network : Module
-        Moved to ``device``; batches take its dtype, so a float64 network trains in float64.
+        Moved to ``device``; batches and objective take its dtype, so a float64 network trains in float64.
     pair : DomainPair
         Where batches come from; step ``i`` takes ``pair.batch(i)``.
     objective : Objective
@@ -132,9 +136,9 @@ def fit(
         raise ValueError(f"steps and every must be at least 1, not steps={steps}, every={every}")
     device = default_device() if device is None else torch.device(device)
     network.to(device)
-    if isinstance(objective, nn.Module):
-        objective.to(device)
     dtype = next(network.parameters()).dtype
+    if isinstance(objective, nn.Module):
+        objective.to(device, dtype)
     if optimizer is None:
         groups = [{"lr": lr * group.get("lr_mult", 1.0), **group} for group in objective.parameter_groups(network)]
         optimizer = torch.optim.SGD(groups, lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0)
@@ -145,19 +149,20 @@ def fit(
         progress = step / steps
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * schedule(progress)
+        rate = optimizer.param_groups[0]["lr"]
         network.train()
         losses = objective(network, pair.batch(step).to(device, dtype), progress)
         values = torch.stack([loss.detach() for loss in losses.values()]).tolist()  # one transfer for all terms
         for name, value in zip(losses, values, strict=True):
             if not np.isfinite(value):
                 raise FloatingPointError(
-                    f"loss {name!r} is {value} at step {step}: lower lr={lr} or this term's weight, or look for NaN "
-                    "in the images"
+                    f"loss {name!r} is {value} at step {step}: lower lr={rate:.3g} or this term's weight, or look for "
+                    "NaN in the images"
                 )
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
-        record = {"step": step, "progress": progress, "lr": lr * schedule(progress)}
+        record = {"step": step, "progress": progress, "lr": rate}
         history.steps.append(record | dict(zip(losses, values, strict=True)))
         done = step + 1
         if probes and (done == steps or (every and done % every == 0)):
@@ -194,12 +199,12 @@ def predict(
     """Features ``(n, D)``, logits ``(n, classes)`` and labels ``(n,)`` of a whole domain, in eval mode, on the CPU.
 
     ``statistics`` names the domain whose running statistics normalise, ``"source"`` or ``"target"``: layers with
-    statistics of one domain only don't mind. The network's mode is restored.
+    statistics of one domain only don't mind. The mode of every module is restored.
     """
     if len(domain) == 0:
         raise ValueError(f"the domain {domain.name!r} has no image to predict")
     parameter = next(network.parameters())
-    training = network.training
+    modes = {module: module.training for module in network.modules()}
     network.eval()
     features, logits, labels = [], [], []
     try:
@@ -210,7 +215,8 @@ def predict(
                 logits.append(output.logits.cpu())
                 labels.append(y)
     finally:
-        network.train(training)
+        for module, training in modes.items():
+            module.training = training
     return torch.cat(features), torch.cat(logits), torch.cat(labels)
 
 
