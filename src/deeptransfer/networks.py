@@ -47,8 +47,10 @@ class Standardize(nn.Module):
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-3] not in (1, len(self.mean)):
-            raise ValueError(f"the network reads {len(self.mean)} channels (or 1, repeated), not {x.shape[-3]}")
+        if x.dim() != 4 or x.shape[1] not in (1, len(self.mean)):
+            raise ValueError(
+                f"the network reads images (n, {len(self.mean)}, H, W), or (n, 1, H, W) repeated, not {tuple(x.shape)}"
+            )
         return (x - self.mean) / self.std
 
     def extra_repr(self) -> str:
