@@ -701,6 +701,16 @@ def test_compiles_with_inductor():
     assert_close(plain.running_mean, compiled.running_mean)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_compiled_step_may_contain_forward_domains():
+    torch._dynamo.reset()
+    plain, compiled = TransNorm2d(4), TransNorm2d(4)
+    step = torch.compile(lambda xs, xt: forward_domains(compiled, xs, xt), fullgraph=True, backend="aot_eager")
+    xs, xt = pair((6, 4, 3, 3), dtype=torch.float32)
+    assert_close(step(xs, xt), forward_domains(plain, xs, xt))
+    assert_close(compiled.running_var, plain.running_var)
+
+
 def test_compiled_evaluation_of_a_row_that_was_never_updated_is_an_error():
     torch._dynamo.reset()
     fast = torch.compile(DomainBatchNorm2d(4).eval(), backend="eager")

@@ -272,8 +272,9 @@ class DomainNorm(nn.Module):
             parts = {DOMAINS.index(self.domain or "target"): x}
         for row in parts:
             self._require(self.rows_read(row))
-        gain = self.gain(self.stored(SOURCE), self.stored(TARGET))
-        out = [self.evaluate(part, self.stored(row), *self._affine(row, gain)) for row, part in parts.items()]
+        stored = self.stored(SOURCE), self.stored(TARGET)
+        gain = self.gain(*stored)
+        out = [self.evaluate(part, stored[row], *self._affine(row, gain)) for row, part in parts.items()]
         return torch.cat(out) if len(out) == 2 else out[0]
 
     def _affine(self, row: int, gain: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,7 @@ class TransNorm(DomainNorm):
         else:
             d = (m_s - m_t).square() + (v_s.sqrt() - v_t.sqrt()).square()
         if self.probability == "student_t":
-            p = 1 / (1 + d)
+            p = (1 + d).reciprocal()
         else:  # softmax is e^{...} up to the scale that drops out, and cannot underflow to 0/0
             p = torch.softmax(-d if self.probability == "softmax" else -d.square() / 2, dim=0)
         return 1 + p / p.mean()
