@@ -172,10 +172,10 @@ class _Sweep:
 
     def _hook(self, layer: Norm, args: tuple[Tensor, ...]) -> None:
         (x,) = args
-        with torch.autocast(x.device.type, enabled=False):
-            _, batch = batch_moments(layer, x)
         self.count[layer] += 1
-        self.total[layer] = self._merge(layer, batch)
+        with torch.autocast(x.device.type, enabled=False):  # statistics never in half precision
+            _, batch = batch_moments(layer, x)
+            self.total[layer] = self._merge(layer, batch)
         if self.own_batch:
             _write(layer, batch)
         if self.stop:
