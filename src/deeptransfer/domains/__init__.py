@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from deeptransfer.domains import real
 from deeptransfer.domains.builtin import BUILDERS, DIGITS, draw_print, load_builtin
 from deeptransfer.domains.dataset import Domain, TensorDomain, Transform, harmonise
 from deeptransfer.domains.pair import Batch, DomainPair, random_shift
@@ -17,6 +18,7 @@ __all__ = [
     "DomainPair",
     "TensorDomain",
     "cache_folder",
+    "datasets_folder",
     "domain_names",
     "draw_print",
     "harmonise",
@@ -35,9 +37,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deeptransfer"
 
 
+def datasets_folder() -> Path:
+    """Where real data sets are: ``DEEPTRANSFER_DATA`` if it is set, else ``datasets`` in :func:`cache_folder`."""
+    given = os.environ.get("DEEPTRANSFER_DATA")
+    return Path(given) if given else cache_folder() / "datasets"
+
+
 def domain_names() -> tuple[str, ...]:
-    """The names that :func:`load_domain` knows."""
-    return tuple(BUILDERS)
+    """The names that :func:`load_domain` knows: the built-in domains, then the real ones."""
+    return (*BUILDERS, *real.LOADERS)
 
 
 def load_domain(
@@ -79,12 +87,14 @@ def load_domain(
     ValueError
         If ``name`` or ``split`` is unknown, or ``size`` is not positive.
     """
-    if name not in BUILDERS:
+    if name not in BUILDERS and name not in real.LOADERS:
         raise ValueError(f"unknown domain {name!r}: known ones are {', '.join(domain_names())}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1 pixel, not {size}")
+    if name not in BUILDERS:
+        return real.load_real(name, split, datasets_folder() if root is None else Path(root), size, transform)
     folder = cache_folder() if root is None else Path(root)
     parts = [load_builtin(name, part, folder) for part in (("train", "test") if split == "all" else (split,))]
     images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
