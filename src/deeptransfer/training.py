@@ -209,7 +209,8 @@ def predict(
     features, logits, labels = [], [], []
     try:
         with use_domain(network, statistics):
-            for x, y in torch.utils.data.DataLoader(domain, batch_size):
+            # A generator of its own: a loader draws from the global one, even when it does not shuffle.
+            for x, y in torch.utils.data.DataLoader(domain, batch_size, generator=torch.Generator()):
                 output = network(x.to(parameter.device, parameter.dtype))
                 features.append(output.features.cpu())
                 logits.append(output.logits.cpu())
