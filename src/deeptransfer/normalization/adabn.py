@@ -150,8 +150,6 @@ class _Sweep:
         self.layers, self.method, self.own_batch, self.stop = layers, method, own_batch, stop
         self.total: dict[Norm, Moments] = {}
         self.count = dict.fromkeys(layers, 0)
-        stored = [(layer, stored_moments(layer, TARGET)) for layer in layers]
-        self.start = {layer: Moments(mean.clone(), var.clone(), n) for layer, (mean, var, n) in stored}
 
     def run(self, model: nn.Module, data: Iterable[Any]) -> None:
         handles = [layer.register_forward_pre_hook(self._hook) for layer in self.layers]
@@ -187,7 +185,8 @@ class _Sweep:
         if self.method == "ema":
             if batch.n == 1:
                 raise ValueError("a batch with one value per channel has no unbiased variance: give it more rows")
-            old, new = self.total.get(layer, self.start[layer]), batch._replace(var=batch.unbiased)
+            # Before its first batch a layer still holds the statistics to start from.
+            old, new = self.total.get(layer, stored_moments(layer, TARGET)), batch._replace(var=batch.unbiased)
             weight = 1 / self.count[layer] if layer.momentum is None else layer.momentum
             return Moments(old.mean.lerp(new.mean, weight), old.var.lerp(new.var, weight), batch.n)
         if layer not in self.total:
