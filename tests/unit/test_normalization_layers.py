@@ -358,6 +358,14 @@ def test_nan_in_nan_out(cls):
         assert yt.isfinite().all()
 
 
+def test_a_covariance_that_cannot_be_factored_gives_nan_in_its_group_only():
+    layer = trained(DomainWhitening2d, 8).eval()
+    layer.running_cov[1, 0] = 2 - torch.eye(4)  # eigenvalue −1
+    y = layer(draw((5, 8, 3, 3), dtype=torch.float32))
+    assert y[:, :4].isnan().all()
+    assert y[:, 4:].isfinite().all()
+
+
 def test_a_constant_channel_is_finite():
     for cls in LAYERS:
         y = forward_domains(cls(4), torch.ones(3, 4, 2, 2), torch.zeros(3, 4, 2, 2))[0]
