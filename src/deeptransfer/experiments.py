@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,7 +28,8 @@ from torch import nn
 
 from deeptransfer import __version__, catalogue
 from deeptransfer.adversarial import SoftLabelLoss
-from deeptransfer.domains import Domain, DomainPair, TensorDomain, domain_names, load_domain
+from deeptransfer.domains import Domain, DomainPair, TensorDomain, domain_names, load_domain, real
+from deeptransfer.domains.builtin import BUILDERS
 from deeptransfer.networks import small_cnn
 from deeptransfer.objectives import SourceOnly
 from deeptransfer.provenance import fingerprint_code
@@ -36,8 +37,8 @@ from deeptransfer.results import SELECTIONS, write_json
 from deeptransfer.selection import information_maximization
 from deeptransfer.training import default_device, evaluate, fit, predict, progress_bar, seed_everything
 
-# What a run reaches and no number depends on.
-NO_NUMBER = ("deeptransfer.training.progress_bar", "deeptransfer.domains.cache_folder")
+# What a run reaches and no number depends on; what draws a domain's images is named for each domain instead.
+NO_NUMBER = ("deeptransfer.training.progress_bar", "deeptransfer.domains.load_domain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +180,8 @@ def select(curve: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
 def fingerprint(config: RunConfig) -> str:
     """Sixteen hexadecimal digits for the recipe and for the code that makes its numbers."""
     method, norm = catalogue.get(config.objective), catalogue.get(config.norm)
-    functions = [part for part in (method.builder, norm.before_evaluation) if part is not None]
+    loaders = [BUILDERS.get(name, real.load_real) for name in (config.source, config.target)]
+    functions = [part for part in (method.builder, norm.before_evaluation, *loaders) if part is not None]
     roots = [f"{__name__}.train", "deeptransfer.catalogue.Method.factory", method.symbol]
     roots += [f"{function.__module__}.{function.__qualname__}" for function in functions]
     if norm.has_layer:
@@ -196,12 +198,11 @@ def fingerprint(config: RunConfig) -> str:
 
 def is_stale(result: Mapping[str, Any]) -> bool:
     """Whether the library of today would not make this result: the code, or what a recipe holds, has changed."""
-    config = result["config"]
-    known = {f.name for f in fields(RunConfig)}
-    required = {f.name for f in fields(RunConfig) if f.default is MISSING and f.default_factory is MISSING}
-    if not required <= set(config) <= known:
+    try:
+        config = RunConfig(**result["config"])
+    except (TypeError, ValueError):  # a key or a name that is no longer known
         return True
-    return fingerprint(RunConfig(**config)) != result["fingerprint"]
+    return fingerprint(config) != result["fingerprint"]
 
 
 # ------------------------------------------------------------------------------------------------------------ grids

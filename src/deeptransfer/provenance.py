@@ -1,8 +1,9 @@
 """Which code made a number: a hash of the definitions that a function reaches inside this package.
 
 Starting from some roots, every top-level function, class and constant whose name occurs in a reached definition is
-reached too. Comments, docstrings, annotations and what is raised make no number and are left out; so is code that is
-not reached, whatever file it is in. The listing does not depend on the version of Python.
+reached too; a name behind a module, as in ``module.function``, is not followed. Comments, docstrings, annotations and
+what is raised make no number and are left out; so is code that is not reached, whatever file it is in. The listing does
+not depend on the version of Python.
 """
 
 from __future__ import annotations
