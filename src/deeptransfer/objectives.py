@@ -462,7 +462,7 @@ class CDAN(Objective):
     ) -> None:
         super().__init__(weight, schedule)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # of the CPU alone: fork_rng restores no other here
             mapping = MultilinearMap(in_features, num_classes)
         discriminator = _discriminator(mapping.out_features, hidden, seed)
         self.loss = ConditionalDomainAdversarialLoss(discriminator, mapping, weighting)  # type: ignore[arg-type]
@@ -516,7 +516,7 @@ class ADDA(Objective):
                 "ADDA never passes source and target together, so a normalisation that mixes their statistics "
                 "(TransNorm, AutoDIAL, Reciprocal Normalization) has nothing to mix: use BatchNorm or DomainBatchNorm"
             )
-        source = self._source[0].to(batch.xs.device)
+        source = self._source[0].to(batch.xs)  # device and dtype
         with torch.no_grad(), use_domain(source, "source"):
             fs = source(batch.xs).features
         with use_domain(network, "target"):
