@@ -31,13 +31,12 @@ __all__ = [
     "MultilinearMap",
     "SoftLabelLoss",
     "dann_lambda",
-    "dann_lr_factor",
     "gradient_reversal",
 ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Schedules
+# Schedule
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -65,38 +64,9 @@ def dann_lambda(progress: float) -> float:
     ----------
     Ganin et al., *Domain-Adversarial Training of Neural Networks*, JMLR 2016, section 5.2.2.
     """
-    return 2.0 / (1.0 + math.exp(-10.0 * _checked_progress(progress))) - 1.0
-
-
-def dann_lr_factor(progress: float) -> float:
-    r"""Factor on the initial learning rate, :math:`(1 + 10 p)^{-0.75}`.
-
-    Parameters
-    ----------
-    progress
-        :math:`p \in [0, 1]`, the share of training that is done.
-
-    Returns
-    -------
-    float
-        1 at the start, 0.166 at the end.
-
-    Raises
-    ------
-    ValueError
-        If ``progress`` is outside [0, 1].
-
-    References
-    ----------
-    Ganin et al., *Domain-Adversarial Training of Neural Networks*, JMLR 2016, section 5.2.2.
-    """
-    return (1.0 + 10.0 * _checked_progress(progress)) ** -0.75
-
-
-def _checked_progress(progress: float) -> float:
     if not 0.0 <= progress <= 1.0:
         raise ValueError(f"progress must lie in [0, 1], got {progress}: give the step divided by the number of steps")
-    return progress
+    return 2.0 / (1.0 + math.exp(-10.0 * progress)) - 1.0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
