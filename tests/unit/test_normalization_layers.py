@@ -324,11 +324,11 @@ def test_bfloat16_autocast_measures_in_float32(cls):
     assert ys.dtype == torch.bfloat16
     assert layer.running_mean.dtype == torch.float32
     assert conv.weight.grad.isfinite().all()
-    exact = copy.deepcopy(layer)
+    exact = copy.deepcopy(layer).double()
     exact.reset_running_stats()
-    want = forward_domains(exact, hidden[:5], hidden[5:])[0]
+    want = forward_domains(exact, hidden[:5].double(), hidden[5:].double())[0].float()
     for got, full in zip(layer.buffers(), exact.buffers(), strict=True):
-        assert_close(got, full, rtol=1e-5, atol=1e-5)
+        assert_close(got.double(), full.double(), rtol=1e-5, atol=1e-5)
     assert_close(ys.float(), want, rtol=2e-2, atol=6e-2)
     net.eval()
     with torch.autocast("cpu", torch.bfloat16):

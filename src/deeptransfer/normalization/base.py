@@ -44,7 +44,7 @@ class Moments(NamedTuple):
     @property
     def unbiased(self) -> Tensor:
         """The variance that divides by ``n - 1``."""
-        return self.var / (1 - 1 / self.n)
+        return self.var if self.n is math.inf else self.var / (1 - 1 / self.n)
 
 
 class _SumOverRanks(torch.autograd.Function):
