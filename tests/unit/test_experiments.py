@@ -8,6 +8,7 @@ import runpy
 import statistics
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 import pytest
@@ -263,6 +264,17 @@ def test_a_run_that_another_holds_is_left_to_it(tmp_path, pretended):
         assert experiments.grid([TINY], tmp_path) == []
     assert pretended == []
     assert len(experiments.grid([TINY], tmp_path)) == 1
+
+
+def test_a_run_that_another_finished_between_our_look_and_our_lock_is_not_repeated(tmp_path, pretended, monkeypatch):
+    @contextmanager
+    def slow(path):
+        results.write_json({"fingerprint": fingerprint(TINY)}, path.with_suffix(".json"))
+        yield True
+
+    monkeypatch.setattr(experiments, "_locked", slow)
+    assert experiments.grid([TINY], tmp_path) == []
+    assert pretended == []
 
 
 WORKER = """
