@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Collection, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 PACKAGE = "deeptransfer"
@@ -65,7 +65,9 @@ def reached(roots: Collection[str], stop: Collection[str] = ()) -> dict[str, str
     return found
 
 
+@cache
 def _source(module: str) -> str:
+    """Read once: a process that runs for hours goes on with the code that it imported."""
     return _file(module).read_text(encoding="utf-8")  # type: ignore[union-attr]
 
 
