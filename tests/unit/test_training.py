@@ -150,6 +150,18 @@ def test_frozen_block_stays():
     assert same(state(network.features.block1), before)
 
 
+def test_training_is_in_training_mode_whatever_a_probe_leaves_behind():
+    """In eval mode the running statistics would normalise, and stand still."""
+    runs = []
+    for probes in (None, {"sleep": lambda n: float(n.eval().training)}):
+        network = tiny_network()
+        if probes:
+            network.eval()
+        fit(network, tiny_pair(), Objective(), steps=3, probes=probes, every=1)
+        runs.append(state(network))
+    assert same(*runs)
+
+
 # What it writes down
 
 
