@@ -11,10 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from deeptransfer import experiments, results
-from deeptransfer.domains import domain_names, load_domain
+from deeptransfer.domains.cli import app as domains
 
 app = typer.Typer(help="Deep transfer learning: one run, grids of runs, and tables of them.", no_args_is_help=True)
-domains = typer.Typer(help="The domains that are known.", no_args_is_help=True)
 app.add_typer(domains, name="domains")
 
 
@@ -119,14 +118,6 @@ def table(
         frame = results.table(results_folder(name))
     rows = json.dumps(results.to_json(frame), indent=1, ensure_ascii=False) if as_json else ""
     typer.echo(rows or results.to_markdown(frame))
-
-
-@domains.command("list")
-def list_domains() -> None:
-    """The names, with the number of images of each split."""
-    for name in domain_names():
-        counts = ", ".join(f"{len(load_domain(name, split)):,} {split}" for split in ("train", "test"))
-        typer.echo(f"{name}: {counts}")
 
 
 if __name__ == "__main__":

@@ -64,16 +64,29 @@ def load_domain(
     * ``"scene"``: pen's test digits blended with patches of two photographs, ``|patch − digit|``, 3 × 28 × 28;
       1,988 train, 600 test, which share neither digits nor patches.
 
+    Real domains are read where they are kept, nothing is written there; ``python -m deeptransfer domains`` lists,
+    downloads and checks them:
+
+    * ``"mnist"``, ``"usps"``, ``"svhn"``, ``"mnist-m"`` with their official splits, each in its own size.
+    * ``"office31/amazon"``, ``"dslr"``, ``"webcam"``; ``"office-caltech10/amazon"``, ``"caltech10"``, ``"dslr"``,
+      ``"webcam"``; ``"office-home/Art"``, ``"Clipart"``, ``"Product"``, ``"Real World"``; ``"pacs/art_painting"``,
+      ``"cartoon"``, ``"photo"``, ``"sketch"``; ``"visda2017/train"``, ``"validation"``: photographs in folders, RGB,
+      decoded when indexed. They have no official split: papers adapt to and score on ``"all"`` of them, which is
+      called transductive; ``"train"`` and ``"test"`` are a fixed stratified split, 80 : 20, that keeps copies of an
+      image on one side.
+
     Parameters
     ----------
     name : str
         One of :func:`domain_names`.
     split : {"train", "test", "all"}
-        ``"all"`` is train followed by test.
+        ``"all"`` is train and test.
     root : path, optional
-        Folder of the cache (built-in domains); :func:`cache_folder` by default.
+        Folder of the cache (built-in domains), :func:`cache_folder` by default; or of the data sets,
+        :func:`datasets_folder` by default.
     size : int, optional
-        Height and width in pixels to resample to.
+        Height and width in pixels to resample to, whatever the image's shape. Photographs differ in size: give this,
+        or a transform that brings them to one.
     transform : callable, optional
         Applied to each image when it is indexed.
 
@@ -85,7 +98,7 @@ def load_domain(
     Raises
     ------
     ValueError
-        If ``name`` or ``split`` is unknown, or ``size`` is not positive.
+        If ``name`` or ``split`` is unknown, ``size`` is not positive, or a data set is not there or can't be read.
     """
     if name not in BUILDERS and name not in real.LOADERS:
         raise ValueError(f"unknown domain {name!r}: known ones are {', '.join(domain_names())}")
