@@ -40,7 +40,7 @@ def by_hand(source: Source, root: Path) -> str:
     """How to get a data set without us."""
     files = ", ".join(file.name for file in source.files)
     verb = "unpack it" if any(file.unpack for file in source.files) else "put it"
-    what = source.manual or f"get {files} from the page and {verb} into {source.folder}"
+    what = source.manual or f"get {files}, or the same from the page, and {verb} into {source.folder}"
     return (
         f"By hand: {what}.\n  Page: {source.page}\n  Folder of data sets: {root} (or name another: DEEPTRANSFER_DATA)"
     )

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 ATTEMPTS = 3  # at one mirror, each continuing where the last one broke
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
-PIECE = 2**18
+PIECE = 2**16  # bytes; a piece that a broken connection leaves incomplete is lost
 
 pooch.get_logger().setLevel("WARNING")
 
@@ -217,10 +217,11 @@ def unpack(archive: str | Path, target: str | Path) -> None:
                             file.write(piece)
         except ValueError as error:
             raise ValueError(f"{archive.name} is not unpacked: {error}") from None
-        except Exception as error:  # a damaged archive raises EOFError, zlib.error, tarfile.ReadError, OSError, …
-            raise ValueError(
-                f"{archive.name} is damaged ({type(error).__name__}: {error}): download it again"
-            ) from error
+        except Exception as error:  # a damaged archive raises EOFError, zlib.error, tarfile.ReadError, BadGzipFile, …
+            if isinstance(error, OSError) and error.errno is not None:  # the system's: a full disk, say
+                raise
+            kind = type(error).__name__
+            raise ValueError(f"{archive.name} is damaged ({kind}: {error}): download it again") from error
         os.rename(inside, target)
 
 
