@@ -70,10 +70,11 @@ def _soften(images: Tensor, sigma: Tensor) -> Tensor:
     reach = 4
     offsets = torch.arange(-reach, reach + 1, dtype=sigma.dtype)
     kernel = torch.softmax(-(offsets**2) / (2 * sigma[:, None] ** 2), dim=1)  # (n, 9), each row sums to 1
-    n = len(images)
-    rows = F.conv2d(images.view(1, n, *images.shape[2:]), kernel.view(n, 1, -1, 1), padding=(reach, 0), groups=n)
-    both = F.conv2d(rows, kernel.view(n, 1, 1, -1), padding=(0, reach), groups=n)
-    return both.view_as(images)
+    # Not a convolution with a group per image: that makes threads wait for each other at every image.
+    for axis in (2, 3):
+        padded = F.pad(images, (0, 0, reach, reach) if axis == 2 else (reach, reach))
+        images = torch.einsum("nchwk,nk->nchw", padded.unfold(axis, 2 * reach + 1, 1), kernel)
+    return images
 
 
 def _eight_bits(images: Tensor) -> Tensor:
