@@ -215,7 +215,7 @@ def data_folder() -> Path:
 
 
 def load_grid(name: str) -> list[RunConfig]:
-    """The runs of ``data/grids/<name>.toml``: every objective, norm, task and seed, and the oracle of each target.
+    """The runs of ``data/grids/<name>.toml``: every objective, norm, task, setting and seed, and each target's oracle.
 
     Raises
     ------
@@ -227,18 +227,27 @@ def load_grid(name: str) -> list[RunConfig]:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
         raise ValueError(f"unknown grid {name!r}: known ones are {known}")
-    grid: dict[str, Any] = {"norms": ["bn"], "oracle": False, "recipe": {}}
+    grid: dict[str, Any] = {"norms": ["bn"], "settings": [{}], "oracle": False, "recipe": {}}
     grid |= tomllib.loads(path.read_text(encoding="utf-8"))
-    keys = {"objectives", "tasks", "norms", "seeds", "oracle", "recipe"}
+    keys = {"objectives", "tasks", "norms", "settings", "seeds", "oracle", "recipe"}
     if set(grid) != keys or set(grid["recipe"]) - {f.name for f in fields(RunConfig)}:
         raise ValueError(f"{path.name} must hold {', '.join(sorted(keys))}, with the recipe's keys those of RunConfig")
     tasks = [split_task(task) for task in grid["tasks"]]
-    chosen = [(*task, objective, norm) for task, objective, norm in product(tasks, grid["objectives"], grid["norms"])]
+    axes = product(tasks, grid["objectives"], grid["norms"], grid["settings"])
+    chosen = [(*task, objective, norm, settings) for task, objective, norm, settings in axes]
     if grid["oracle"]:
-        chosen += [(target, target, "source-only", "bn") for target in dict.fromkeys(target for _, target in tasks)]
+        chosen += [(target, target, "source-only", "bn", {}) for target in dict.fromkeys(target for _, target in tasks)]
+    recipe = {"settings": {}} | grid["recipe"]
     return [
-        RunConfig(source=source, target=target, objective=objective, norm=norm, seed=seed, **grid["recipe"])
-        for seed, (source, target, objective, norm) in product(grid["seeds"], chosen)
+        RunConfig(
+            source=source,
+            target=target,
+            objective=objective,
+            norm=norm,
+            seed=seed,
+            **recipe | {"settings": recipe["settings"] | settings},
+        )
+        for seed, (source, target, objective, norm, settings) in product(grid["seeds"], chosen)
     ]
 
 

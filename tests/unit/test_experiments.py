@@ -363,6 +363,21 @@ def test_a_grid_file_holds_every_combination_and_the_oracles(tmp_path, monkeypat
         experiments.load_grid("some")
 
 
+def test_a_grid_crosses_its_settings_and_leaves_the_oracle_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "data_folder", lambda: tmp_path)
+    (tmp_path / "grids").mkdir()
+    (tmp_path / "grids" / "some.toml").write_text(
+        'objectives = ["jan"]\ntasks = ["print:pen"]\nsettings = [{ weight = 1.0 }, { weight = 3.0 }]\noracle = true\n'
+        "seeds = [0]\n[recipe]\nsteps = 7\n"
+    )
+    configs = experiments.load_grid("some")
+    assert [(config.objective, config.settings) for config in configs] == [
+        ("jan", {"weight": 1.0}),
+        ("jan", {"weight": 3.0}),
+        ("source-only", {}),
+    ]
+
+
 def test_the_grids_of_the_book_are_sound():
     for path in (experiments.data_folder() / "grids").glob("*.toml"):
         assert experiments.load_grid(path.stem)
