@@ -20,9 +20,8 @@ from deeptransfer.networks import Network, Standardize, initialize
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5,) * 3, (0.5,) * 3)  # images in [−1, 1]
-HEADS = ("fc", "classifier", "head", "heads")
 # Children of torchvision's networks that are not passed on the way to the features, or only do what the pooling does.
-PASSED_BY = ("aux1", "aux2", "AuxLogits", "dropout", "avgpool", *HEADS)
+PASSED_BY = ("aux1", "aux2", "AuxLogits", "dropout", "avgpool", "fc", "classifier")
 
 
 def torchvision_backbone(
@@ -69,8 +68,8 @@ def torchvision_backbone(
         model = models.get_model(name, **arguments)
     except (URLError, OSError) as error:
         raise ValueError(
-            f"the weights of {name} could not be downloaded ({error}): save the network's state_dict() on a machine that "
-            "can, and give that file as weights"
+            f"the weights of {name} could not be downloaded ({error}): save the network's state_dict() on a machine "
+            "that can, and give that file as weights"
         ) from error
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         raise ValueError(f"{name} has no BatchNorm, which the normalisation methods need: try resnet50 or mobilenet_v2")
@@ -89,10 +88,10 @@ def _load(model: nn.Module, path: Path) -> None:
     """Read a state dict; weights of the head may be missing or of another size, no other."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        own = model.state_dict()
-        kept = {key: value for key, value in state.items() if key.split(".")[0] not in (*HEADS, *PASSED_BY)}
-        wrong = model.load_state_dict(kept, strict=False)
-        missing = [key for key in wrong.missing_keys if key.split(".")[0] not in PASSED_BY and key in own]
+        for key in [key for key in state if key.split(".")[0] in PASSED_BY]:
+            del state[key]  # in place: the dict's own record of versions stays with it
+        wrong = model.load_state_dict(state, strict=False)
+        missing = [key for key in wrong.missing_keys if key.split(".")[0] not in PASSED_BY]
     except Exception as error:  # torch.load alone raises half a dozen types
         raise ValueError(f"{path} does not hold the weights of this network: {error}") from error
     if missing or wrong.unexpected_keys:
