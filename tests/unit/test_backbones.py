@@ -93,7 +93,7 @@ def test_normalisation_methods_find_every_norm():
     assert (ys.logits.shape, yt.logits.shape) == ((3, 5), (2, 5))
 
 
-@pytest.mark.parametrize("name", ["vgg11", "alexnet", "squeezenet1_1", "vit_b_32", "convnext_tiny"])
+@pytest.mark.parametrize("name", ["vgg11", "squeezenet1_1", "vit_b_32", "convnext_tiny"])
 def test_networks_without_batch_norm_are_refused(name, monkeypatch):
     monkeypatch.setattr(nn.init, "trunc_normal_", lambda tensor, *_args, **_settings: tensor)  # takes a second
     with pytest.raises(ValueError, match=f"{name} has no BatchNorm"):
@@ -203,7 +203,7 @@ def weights(tmp_path):
 
 
 def same_convolution(x, weight, stride, depthwise=False):
-    """TensorFlow's "SAME": as little padding as gives ⌈n / stride⌉ outputs, more of it on the right and at the bottom."""
+    """TensorFlow's "SAME": as little padding as gives ⌈n / stride⌉ outputs, more of it right and below."""
     side = weight.shape[-1]
     out = [-(-n // stride) for n in x.shape[1:]]
     total = [max((o - 1) * stride + side - n, 0) for o, n in zip(out, x.shape[1:], strict=True)]
