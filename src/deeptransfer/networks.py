@@ -131,7 +131,7 @@ def initialize(module: nn.Module, generator: torch.Generator | None = None) -> n
                 if part.bias is not None:
                     part.bias.zero_()
         elif hasattr(part, "reset_parameters"):
-            part.reset_parameters()
+            part.reset_parameters()  # type: ignore[operator]
     return module
 
 

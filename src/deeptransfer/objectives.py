@@ -139,7 +139,7 @@ class Objective(nn.Module):
         """Groups for an optimiser: the network, its normalisation gates (no weight decay), the method's own modules."""
         gates = {id(p) for p in gate_parameters(network)}
         trained = [p for p in network.parameters() if p.requires_grad]
-        groups = [
+        groups: list[dict] = [
             {"params": [p for p in trained if id(p) not in gates]},
             {"params": [p for p in trained if id(p) in gates], "weight_decay": 0.0},
             {"params": [p for p in self.parameters() if p.requires_grad]},
@@ -608,6 +608,31 @@ class MEC(Objective):
         }
 
 
+class LossModule(nn.Module):
+    """Network and objective as one module, whose forward returns the losses: what to wrap for several processes.
+
+    Under ``DistributedDataParallel`` only what is inside the wrapped module is kept alike on all ranks. A discriminator
+    left outside would see its own rank's rows alone, and the ranks' discriminators would drift apart. Normalisation
+    layers join the rows of all ranks when they are made with ``sync=True``; discrepancies and entropy weights are those
+    of each rank's rows.
+
+    Parameters
+    ----------
+    network : Module
+        Returns an :class:`~deeptransfer.networks.Output`.
+    objective : Objective
+        What is minimised.
+    """
+
+    def __init__(self, network: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.network, self.objective = network, objective
+
+    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Weighted losses by name."""
+        return self.objective(self.network, batch, progress)
+
+
 class Combined(Objective):
     """Several methods at once, in one pass: classification once, the terms of all.
 
@@ -635,7 +660,7 @@ class Combined(Objective):
     def terms(self, passed: Passed, batch: Batch, progress: float) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         for objective in self.objectives:
-            new = objective.terms(passed, batch, progress)
+            new = objective.terms(passed, batch, progress)  # type: ignore[operator]
             if repeated := set(new) & set(losses):
                 raise ValueError(f"two of the combined objectives have a term {sorted(repeated)[0]!r}")
             losses |= new

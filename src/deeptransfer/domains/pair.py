@@ -37,7 +37,7 @@ class Batch:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Batch:
         """The batch on ``device``, its images as ``dtype``; labels stay whole numbers."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: _move(v, device, dtype) for k, v in moved.items()})
+        return Batch(**{k: _move(v, device, dtype) for k, v in moved.items()})  # type: ignore[arg-type]
 
 
 def _move(value: Tensor | None, device: torch.device | str, dtype: torch.dtype) -> Tensor | None:
