@@ -10,12 +10,14 @@ import torch
 from deeptransfer.domains import real
 from deeptransfer.domains.builtin import BUILDERS, DIGITS, draw_print, load_builtin
 from deeptransfer.domains.dataset import Domain, TensorDomain, Transform, harmonise
+from deeptransfer.domains.folders import FolderDomain
 from deeptransfer.domains.pair import Batch, DomainPair, random_shift
 
 __all__ = [
     "Batch",
     "Domain",
     "DomainPair",
+    "FolderDomain",
     "TensorDomain",
     "cache_folder",
     "datasets_folder",

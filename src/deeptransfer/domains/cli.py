@@ -22,14 +22,19 @@ def stop(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+def all_sources() -> dict[str, Source]:
+    """The list of sources, without which the program ends."""
+    try:
+        return load_sources()
+    except ValueError as error:
+        stop(str(error))
+
+
 def find_source(name: str) -> Source:
     """The source of a data set, also by the name of one of its domains; anything else ends the program."""
     if name in BUILDERS:
         stop(f"{name} is built in: there is nothing to download", 2)
-    try:
-        sources = load_sources()
-    except ValueError as error:
-        stop(str(error))
+    sources = all_sources()
     dataset = name.partition("/")[0]
     if dataset not in sources:
         stop(f"unknown data set {name!r}: known ones are {', '.join(sources)}", 2)
@@ -52,7 +57,7 @@ def list_domains() -> None:
     for name in BUILDERS:
         counts = ", ".join(f"{len(load_domain(name, split)):,} {split}" for split in ("train", "test"))
         typer.echo(f"{name}: {counts}; built in")
-    sources, root = load_sources(), datasets_folder()
+    sources, root = all_sources(), datasets_folder()
     for name in domain_names()[len(BUILDERS) :]:
         images = sources[name.partition("/")[0]].images[name]
         counts = ", ".join(f"{count:,} {split}" for split, count in images.items())
