@@ -139,12 +139,12 @@ class Objective(nn.Module):
         """Groups for an optimiser: the network, its normalisation gates (no weight decay), the method's own modules."""
         gates = {id(p) for p in gate_parameters(network)}
         trained = [p for p in network.parameters() if p.requires_grad]
-        groups: list[dict] = [
+        groups = [
             {"params": [p for p in trained if id(p) not in gates]},
             {"params": [p for p in trained if id(p) in gates], "weight_decay": 0.0},
             {"params": [p for p in self.parameters() if p.requires_grad]},
         ]
-        return [group for group in groups if group["params"]]
+        return [group for group in groups if group["params"]]  # type: ignore[misc,index]
 
 
 class SourceOnly(Objective):
