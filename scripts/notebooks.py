@@ -5,8 +5,9 @@
     python scripts/notebooks.py book/part2/mmd.ipynb --from-text mmd.md   its cells from a MyST or percent script
 
 A notebook is written only when every cell ran, without an error and without a word on stderr. Its metadata then tell
-the seconds it took, the peak memory of its kernel in MiB and a hash of its code, by which the tests know that the
-outputs belong to this code.
+the seconds of processor time and the peak memory in MiB that its kernel took, and a hash of its code, by which the
+tests know that the outputs belong to this code. With one thread, processor time is what a clock shows on an idle
+machine; a busy one does not change it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -90,27 +90,27 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``seconds`` and ``peak_mib`` of the run.
+        ``seconds`` of processor time and ``peak_mib`` of the kernel.
     """
     client = NotebookClient(
         notebook, timeout=1000, kernel_name="python3", record_timing=False, store_widget_state=False
     )
-    start = time.perf_counter()
     # What a cell writes to stderr arrives as its output; the process's own stderr only says that it talks over TCP.
     with client.setup_kernel(cwd=str(folder), env={**os.environ, **KERNEL_ENVIRONMENT}, stderr=subprocess.DEVNULL):
         for place, cell in enumerate(notebook.cells):
             client.execute_cell(cell, place, execution_count=None)
-        seconds = time.perf_counter() - start
-        peak = _peak_memory(client)
+        seconds, peak = _usage(client)
     return {"seconds": round(seconds, 1), "peak_mib": round(peak)}
 
 
-def _peak_memory(client: NotebookClient) -> float:
-    usage = "__import__('resource').getrusage(__import__('resource').RUSAGE_SELF).ru_maxrss"
-    message = client.kc.execute("", silent=True, user_expressions={"peak": usage})
-    reply = client.wait_for_reply(message)
-    peak = int(reply["content"]["user_expressions"]["peak"]["data"]["text/plain"])
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+def _usage(client: NotebookClient) -> tuple[float, float]:
+    """Processor seconds and peak memory in MiB of the kernel."""
+    usage = "__import__('resource').getrusage(__import__('resource').RUSAGE_SELF)"
+    asked = {"seconds": f"{usage}.ru_utime + {usage}.ru_stime", "peak": f"{usage}.ru_maxrss"}
+    message = client.kc.execute("", silent=True, user_expressions=asked)
+    told = client.wait_for_reply(message)["content"]["user_expressions"]
+    seconds, peak = (float(told[name]["data"]["text/plain"]) for name in ("seconds", "peak"))
+    return seconds, peak / 2 ** (20 if sys.platform == "darwin" else 10)
 
 
 def store(path: Path, text: Path | None = None) -> dict[str, Any]:
