@@ -1,4 +1,4 @@
-"""Command line: ``python -m deeptransfer run | grid | table | domains``."""
+"""Command line: ``python -m deeptransfer run | grid | table | layerwise | domains``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from deeptransfer import experiments, results
+from deeptransfer import layerwise as layerwise_experiment
 from deeptransfer.domains.cli import app as domains
 
 app = typer.Typer(help="Deep transfer learning: one run, grids of runs, and tables of them.", no_args_is_help=True)
@@ -118,6 +119,15 @@ def table(
         frame = results.table(results_folder(name))
     rows = json.dumps(results.to_json(frame), indent=1, ensure_ascii=False) if as_json else ""
     typer.echo(rows or results.to_markdown(frame))
+
+
+@app.command()
+def layerwise(name: Annotated[str, typer.Argument(help="Of a file in data/layerwise, without .toml.")]) -> None:
+    """Do what is missing or stale of chapter 1's experiment: every treatment at every depth, for each seed."""
+    with usage_errors():
+        configs = layerwise_experiment.load_grid(name)
+    written = layerwise_experiment.run_grid(configs, results_folder(name))
+    typer.echo(f"{len(written)} of {len(configs)} runs done now, in {results_folder(name)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,228 @@
+"""Yosinski's experiment: accuracy on task B against the number of layers that are kept, for every treatment.
+
+The classes of one list are dealt to two tasks: A is learned from many labelled images of the source, B from a few of
+the target. A result holds all treatments of :mod:`~deeptransfer.transferability` at every depth, for one seed, and the
+same for a *harmful* base, whose labels of A were shuffled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deeptransfer import __version__
+from deeptransfer.domains import DomainPair, TensorDomain, load_domain
+from deeptransfer.domains.builtin import BUILDERS
+from deeptransfer.experiments import NO_NUMBER, data_folder, few_labelled
+from deeptransfer.networks import Network, small_cnn
+from deeptransfer.objectives import SourceOnly
+from deeptransfer.provenance import fingerprint_code
+from deeptransfer.results import write_json
+from deeptransfer.training import evaluate, fit, progress_bar, seed_everything
+from deeptransfer.transferability import TREATMENTS, treatment
+
+HARMFUL = ("AnB", "AnB+")  # the treatments that the harmful base goes through in A's place
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerwiseConfig:
+    """The recipe of one seed.
+
+    Attributes
+    ----------
+    source, target : str
+        Built-in domains of the images of task A and of task B.
+    labelled : int
+        Labelled images of each class of B; A has all of its own.
+    seed : int
+        Of the split of the classes, the labelled images, the initial weights and the order of images.
+    base_steps, steps : int
+        Updates of the bases of A, and of every training on B.
+    batch_size, lr
+        Of all trainings, in float64; no batch is larger than its task.
+    widths, hidden : tuple of int
+        Of :func:`~deeptransfer.networks.small_cnn`.
+
+    Raises
+    ------
+    ValueError
+        If a domain is not built in.
+    """
+
+    source: str
+    target: str
+    labelled: int
+    seed: int = 0
+    base_steps: int = 100
+    steps: int = 80
+    batch_size: int = 64
+    lr: float = 0.05
+    widths: tuple[int, ...] = (8, 16, 32)
+    hidden: tuple[int, ...] = (64,)
+
+    def __post_init__(self) -> None:
+        for name in ("source", "target"):
+            if getattr(self, name) not in BUILDERS:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: built-in ones are {', '.join(BUILDERS)}")
+        for name in ("widths", "hidden"):  # lists, when they come from a file
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @property
+    def name(self) -> str:
+        """What tells this run from others of its grid, as a file name."""
+        return f"{self.source}-to-{self.target}_{self.labelled}-labelled_seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Both tasks of one seed: classes by name, images to train on, images to score B on."""
+
+    a: TensorDomain
+    b: TensorDomain
+    b_test: TensorDomain
+
+
+def restrict(domain: TensorDomain, classes: Sequence[int]) -> TensorDomain:
+    """The images of some classes; label ``k`` then means ``classes[k]``."""
+    images, labels = domain.tensors
+    chosen = torch.cat([(labels == k).nonzero()[:, 0] for k in classes])
+    new = torch.full((len(domain.classes),), -1)
+    new[list(classes)] = torch.arange(len(classes))
+    return TensorDomain(domain.name, images[chosen], new[labels[chosen]], [domain.classes[k] for k in classes])
+
+
+def deal_tasks(config: LayerwiseConfig) -> Tasks:
+    """Deal the classes into two halves and load the images of both tasks."""
+    source, target, test = (load_domain(config.source), load_domain(config.target), load_domain(config.target, "test"))
+    dealt = torch.randperm(len(source.classes), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    half = len(dealt) // 2
+    a, b = sorted(dealt[:half]), sorted(dealt[half:])
+    few = few_labelled(restrict(target, b), config.labelled, config.seed)  # type: ignore[arg-type]
+    return Tasks(restrict(source, a), few, restrict(test, b))  # type: ignore[arg-type]
+
+
+def shuffle_labels(task: TensorDomain, seed: int) -> TensorDomain:
+    """The same images, their labels dealt out anew: nothing about the classes can be learned from them."""
+    images, labels = task.tensors
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    return TensorDomain(task.name, images, labels[order], task.classes)
+
+
+def train_on(network: Network, task: TensorDomain, config: LayerwiseConfig, steps: int) -> Network:
+    """Train on one task and return the network."""
+    pair = DomainPair(task, task, min(config.batch_size, len(task)), config.seed)
+    fit(network, pair, SourceOnly(), steps, config.lr)
+    return network
+
+
+def train_base(task: TensorDomain, config: LayerwiseConfig, steps: int) -> Network:
+    """Train a network on one task from its initial weights."""
+    classes, (channels, size, _) = len(task.classes), task.tensors[0].shape[1:]
+    network = small_cnn(classes, channels, size, config.widths, config.hidden, config.seed).double()
+    return train_on(network, task, config, steps)
+
+
+def train_treatment(
+    name: str, n: int, base_a: Network, base_b: Network, task: TensorDomain, config: LayerwiseConfig
+) -> Network:
+    """Build the network of a treatment and train it on B.
+
+    All treatments draw the same new weights: at one seed, networks differ in what was kept and in nothing else.
+    """
+    generator = torch.Generator().manual_seed(config.seed + 1000)
+    return train_on(treatment(name, n, base_a, base_b, generator), task, config, config.steps)
+
+
+def depths(network: Network) -> list[int]:
+    """Numbers of blocks at which to cut: 0, and after every block that has weights, the classifier excepted."""
+    blocks = list(network.features.children())
+    return [0, *(i for i, block in enumerate(blocks, start=1) if list(block.parameters()))]
+
+
+def train_layerwise(config: LayerwiseConfig) -> dict[str, Any]:
+    """Accuracy on B's test images: of the base, and of every treatment for n = 0 … L kept layers."""
+    seed_everything(config.seed)
+    tasks = deal_tasks(config)
+    base_a, base_b = train_base(tasks.a, config, config.base_steps), train_base(tasks.b, config, config.steps)
+    harmful = train_base(shuffle_labels(tasks.a, config.seed), config, config.base_steps)
+    cuts = depths(base_b)
+
+    def score(name: str, n: int, base: Network) -> float:
+        return evaluate(train_treatment(name, n, base, base_b, tasks.b, config), tasks.b_test).accuracy
+
+    scratch = score("AnB+", 0, base_a)  # what every treatment is at n = 0
+    accuracy = {name: [scratch, *(score(name, n, base_a) for n in cuts[1:])] for name in TREATMENTS}
+    spoiled = {name: [scratch, *(score(name, n, harmful) for n in cuts[1:])] for name in HARMFUL}
+    classes = {"a": tasks.a.classes, "b": tasks.b.classes}
+    base = evaluate(base_b, tasks.b_test).accuracy
+    return {"classes": classes, "cuts": cuts, "base_b": base, "accuracy": accuracy, "harmful": spoiled}
+
+
+def run(config: LayerwiseConfig) -> dict[str, Any]:
+    """The numbers of one recipe, and how they were made, ready for JSON."""
+    began, mark = time.perf_counter(), fingerprint(config)  # of the code as it is when the run begins
+    numbers = train_layerwise(config)
+    versions = {"deeptransfer": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    made = {"versions": versions, "threads": torch.get_num_threads()}
+    made |= {"seconds": round(time.perf_counter() - began, 1)}
+    return {"config": asdict(config), "fingerprint": mark} | made | numbers
+
+
+def fingerprint(config: LayerwiseConfig) -> str:
+    """Sixteen hexadecimal digits for the recipe and for the code that makes its numbers."""
+    loaders = [BUILDERS[name] for name in (config.source, config.target)]
+    roots = [f"{__name__}.train_layerwise", *(f"{f.__module__}.{f.__qualname__}" for f in loaders)]
+    # A network with plain BatchNorm holds no domain layer.
+    code = fingerprint_code(roots, [*NO_NUMBER, "deeptransfer.normalization.base.DomainNorm"])
+    return hashlib.sha256((json.dumps(asdict(config), sort_keys=True) + code).encode()).hexdigest()[:16]
+
+
+def is_stale(result: Mapping[str, Any]) -> bool:
+    """Whether the library of today would not make this result."""
+    try:
+        config = LayerwiseConfig(**result["config"])
+    except (KeyError, TypeError, ValueError):  # not one of ours, or a key or name that is no longer known
+        return True
+    return fingerprint(config) != result.get("fingerprint")
+
+
+def load_grid(name: str) -> list[LayerwiseConfig]:
+    """The recipes of ``data/layerwise/<name>.toml``, one for each of its ``seeds``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, or it holds an unknown key; the message lists the known ones.
+    """
+    folder = data_folder() / "layerwise"
+    path = folder / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
+        raise ValueError(f"unknown layer-wise grid {name!r}: known ones are {known}")
+    grid = tomllib.loads(path.read_text(encoding="utf-8"))
+    keys = {f.name for f in fields(LayerwiseConfig)} - {"seed"}
+    if "seeds" not in grid or set(grid) - {"seeds"} - keys:
+        raise ValueError(f"{path.name} must hold seeds, and beside it only {', '.join(sorted(keys))}")
+    return [LayerwiseConfig(**{k: v for k, v in grid.items() if k != "seeds"}, seed=seed) for seed in grid["seeds"]]
+
+
+def run_grid(configs: Sequence[LayerwiseConfig], folder: str | Path) -> list[Path]:
+    """Do the recipes that ``folder`` does not hold yet, or holds from older code; return the files written."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for i in progress_bar(range(len(configs)), folder.name):
+        path = folder / f"{configs[i].name}.json"
+        if not path.is_file() or is_stale(json.loads(path.read_text(encoding="utf-8"))):
+            write_json(run(configs[i]), path)
+            written.append(path)
+    return written
