@@ -7,8 +7,10 @@ import io
 import os
 import stat
 import tarfile
+import tempfile
 import threading
 import tomllib
+import uuid
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -211,10 +213,11 @@ def link(kind, target):
 
 GOOD = ("photographs/mug/one.jpg", b"one")
 FILE = stat.S_IFREG | 0o644
+OUTSIDE = str(Path(tempfile.gettempdir(), f"outside-{uuid.uuid4()}"))
 HOSTILE = {
     "tar traversal": tar(GOOD, ("../outside", b"x")),
     "tar traversal inside": tar(GOOD, ("photographs/../../outside", b"x")),
-    "tar absolute": tar(GOOD, ("/tmp/deeptransfer-outside", b"x")),
+    "tar absolute": tar(GOOD, (OUTSIDE, b"x")),
     "tar backslash": tar(GOOD, ("..\\outside", b"x")),
     "tar drive": tar(GOOD, ("C:outside", b"x")),
     "tar symlink": tar(GOOD, link(tarfile.SYMTYPE, "/etc")),
@@ -224,7 +227,7 @@ HOSTILE = {
     "tar device": tar(GOOD, link(tarfile.CHRTYPE, "")),
     "tar fifo": tar(GOOD, link(tarfile.FIFOTYPE, "")),
     "zip traversal": zipped((*GOOD, FILE), ("../outside", b"x", FILE)),
-    "zip absolute": zipped((*GOOD, FILE), ("/tmp/deeptransfer-outside", b"x", FILE)),
+    "zip absolute": zipped((*GOOD, FILE), (OUTSIDE, b"x", FILE)),
     "zip backslash": zipped((*GOOD, FILE), ("a\\..\\..\\outside", b"x", FILE)),
     "zip symlink": zipped((*GOOD, FILE), ("link", b"/etc", stat.S_IFLNK | 0o777)),
 }
@@ -246,7 +249,7 @@ def test_unpack_refuses_what_leads_outside_and_leaves_nothing(tmp_path, kind):
     with pytest.raises(ValueError, match=r"archive is not unpacked: .*(leads outside|link or a device)"):
         unpack(inner / "archive", inner / "target")
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["a", "a/b", "a/b/archive"]
-    assert not Path("/tmp/deeptransfer-outside").exists()
+    assert not Path(OUTSIDE).exists()
 
 
 @pytest.mark.parametrize(
