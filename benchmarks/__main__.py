@@ -6,6 +6,8 @@ import argparse
 import importlib
 import json
 import platform
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -40,7 +42,10 @@ def collect(only: str | None = None) -> list[dict]:
     chosen = [name for name in names if only in (None, name.removeprefix("bench_"))]
     if not chosen:
         raise SystemExit(f"no benchmark {only!r}: choose from {[name.removeprefix('bench_') for name in names]}")
-    return [row for name in chosen for row in importlib.import_module(f"benchmarks.{name}").rows()]
+    # A process each: what one leaves in the allocator can triple the time of a large output in the next.
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        tables = [pool.submit(importlib.import_module(f"benchmarks.{name}").rows) for name in chosen]
+        return [row for table in tables for row in table.result()]
 
 
 def markdown(rows: list[dict]) -> str:
