@@ -103,6 +103,20 @@ def test_pictures_have_words_and_an_opaque_ground(pages: list[Path]) -> None:
     assert not bad
 
 
+def test_every_numbered_equation_says_what_computes_and_what_tests_it(pages: list[Path], site: Path) -> None:
+    """Right below it, and once more on the page of all equations, with a link to the code."""
+    numbered = 0
+    for page in pages:
+        for number in parse(page).select("article div.math > .eqno"):
+            line = number.parent.find_next_sibling()
+            assert line is not None
+            assert line.get("class") == ["equation-source"], f"{page.name}: nothing below {number.parent['id']}"
+            assert " · tested by " in line.get_text()
+            assert line.select("a[href*='api/']") or "this chapter’s cells" in line.get_text()
+            numbered += 1
+    assert numbered == len(parse(site / "equations.html").select("article .equation-source")) > 0
+
+
 def test_every_module_has_a_reference_page() -> None:
     public = {
         module.name

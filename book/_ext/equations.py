@@ -1,0 +1,190 @@
+"""Below each numbered equation a line that says what implements it and what tests it, and a page that lists them all.
+
+The facts are in ``equations.toml`` beside the pages, one table for each label::
+
+    [eq-biased]
+    code = ["deeptransfer.discrepancy.mmd2"]
+    tests = ["tests/unit/test_discrepancy.py::test_mmd2_equals_the_loop"]
+
+``cell = true`` says that the chapter's own cells compute it, a notebook among the tests that its cells check it.
+The directive ``equation-index`` makes the list.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+REGISTER = "equations.toml"
+CELLS = "this chapter’s cells"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What computes an equation, and what would fail if it did so wrongly."""
+
+    code: tuple[str, ...]
+    cell: bool
+    tests: tuple[str, ...]
+
+
+def read_register(path: Path) -> dict[str, Entry]:
+    """The entries by label.
+
+    Raises
+    ------
+    ValueError
+        If an entry holds an unknown key, or does not name both what computes the equation and what tests it.
+    """
+    entries = {}
+    for label, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        if unknown := set(table) - {"code", "cell", "tests"}:
+            raise ValueError(f"{path.name}: [{label}] has unknown keys {sorted(unknown)}: known are code, cell, tests")
+        entry = Entry(tuple(table.get("code", ())), table.get("cell", False), tuple(table.get("tests", ())))
+        if not (entry.code or entry.cell) or not entry.tests:
+            raise ValueError(f"{path.name}: [{label}] needs `code` or `cell = true`, and `tests`")
+        entries[label] = entry
+    return entries
+
+
+def describe(entry: Entry, document: str, whole_names: bool = False) -> list[nodes.Node]:
+    """The words, with links, of the line below an equation.
+
+    Parameters
+    ----------
+    entry
+        What is known of the equation.
+    document
+        The page that the words stand on.
+    whole_names
+        Whether a test is named with its file.
+    """
+    makers: list[nodes.Node] = [_link_to_code(path, document) for path in entry.code]
+    makers += [nodes.Text(CELLS)] * entry.cell
+    tests: list[nodes.Node] = []
+    for name in entry.tests:
+        if PurePosixPath(name).suffix == ".ipynb":
+            tests.append(nodes.Text(CELLS))
+        else:
+            shown = name if whole_names else name.rpartition("::")[2]
+            tests.append(nodes.literal(shown, shown))
+    return [nodes.Text("implemented in "), *_listed(makers), nodes.Text(" · tested by "), *_listed(tests)]
+
+
+def _link_to_code(path: str, document: str) -> nodes.Node:
+    name = path.rpartition(".")[2]
+    return addnodes.pending_xref(
+        "", nodes.literal(name, name), refdomain="py", reftype="obj", reftarget=path, refdoc=document,
+        refexplicit=True, refwarn=True,
+    )  # fmt: skip
+
+
+def _listed(items: list[nodes.Node]) -> Iterator[nodes.Node]:
+    for place, item in enumerate(items):
+        if place:
+            yield nodes.Text(", ")
+        yield item
+
+
+def _labelled(document: nodes.document) -> Iterator[tuple[nodes.math_block, str]]:
+    for equation in document.findall(nodes.math_block):
+        if str(equation.get("label") or "").startswith("eq-"):
+            yield equation, equation["label"]
+
+
+def add_lines(app: Sphinx, document: nodes.document) -> None:
+    """Put the line below each numbered equation of a page that was just read."""
+    env = app.env
+    equations = list(_labelled(document))
+    if not equations:
+        return
+    register = Path(app.srcdir) / REGISTER
+    env.note_dependency(str(register))
+    entries = read_register(register)
+    for equation, label in equations:
+        if label in entries:
+            words = describe(entries[label], env.docname)
+            equation.parent.insert(
+                equation.parent.index(equation) + 1, nodes.paragraph("", "", *words, classes=["equation-source"])
+            )
+        else:
+            logging.getLogger(__name__).warning(
+                "no entry [%s] in %s: say what computes and what tests this equation", label, REGISTER,
+                location=equation,
+            )  # fmt: skip
+
+
+class equation_index(nodes.General, nodes.Element):
+    """Where the list will stand; it can be made only when every page has been read."""
+
+
+class EquationIndex(SphinxDirective):
+    """All numbered equations, page by page in the order of the book."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()  # another page's equations are this page's content
+        return [equation_index()]
+
+
+class FillIndex(SphinxPostTransform):
+    """Make the list, in time for its links to be resolved."""
+
+    default_priority = 5
+
+    def run(self, **_: Any) -> None:
+        for place in list(self.document.findall(equation_index)):
+            entries = read_register(Path(self.env.srcdir) / REGISTER)
+            sections = [
+                self._section(name, [(e, entries[label]) for e, label in equations if label in entries])
+                for name in pages_in_order(self.env)
+                if (equations := list(_labelled(self.env.get_doctree(name))))
+            ]
+            place.replace_self(sections)
+            self.env.domains["math"].data["has_equations"][self.env.docname] = True  # so that the page loads MathJax
+
+    def _section(self, page: str, equations: list[tuple[nodes.math_block, Entry]]) -> nodes.section:
+        here = self.env.docname
+        section = nodes.section(ids=[nodes.make_id(f"equations-{page}")])
+        title = self.env.titles[page].astext()
+        section += nodes.title("", "", *self.env.titles[page].deepcopy().children, names=[title])
+        for equation, entry in equations:
+            latex = equation.astext()
+            section += nodes.math_block(latex, latex, nowrap=equation.get("nowrap", False), number=None, docname=here)
+            number = addnodes.pending_xref(
+                "", nodes.inline(), refdomain="math", reftype="eq", reftarget=equation["label"], refdoc=here,
+                refwarn=True,
+            )  # fmt: skip
+            words = describe(entry, here, whole_names=True)
+            words = [nodes.Text("the chapter’s cells") if word == CELLS else word for word in words]
+            section += nodes.paragraph("", "", number, nodes.Text(": "), *words, classes=["equation-source"])
+        return section
+
+
+def pages_in_order(env: BuildEnvironment) -> list[str]:
+    """All pages below the first one, as a reader who follows the contents meets them."""
+
+    def below(page: str) -> Iterator[str]:
+        yield page
+        for child in env.toctree_includes.get(page, []):
+            yield from below(child)
+
+    return list(below(env.config.root_doc))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_node(equation_index)
+    app.add_directive("equation-index", EquationIndex)
+    app.connect("doctree-read", add_lines)
+    app.add_post_transform(FillIndex)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
