@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from deeptransfer import experiments, results
+from deeptransfer import experiments, grids, results
 from deeptransfer import layerwise as layerwise_experiment
+from deeptransfer.distributed import process_group
 from deeptransfer.domains.cli import app as domains
 
 app = typer.Typer(help="Deep transfer learning: one run, grids of runs, and tables of them.", no_args_is_help=True)
 app.add_typer(domains, name="domains")
+
+
+# The options of ``run`` that are keys of the recipe as they stand.
+RECIPE_OPTIONS = {field.name for field in fields(experiments.RunConfig)} - {"settings", "norm_settings", "network"}
 
 
 @contextmanager
@@ -50,42 +56,48 @@ def results_folder(name: str) -> Path:
 @app.command()
 def run(
     task: Annotated[str, typer.Option(help="source:target; target:target with source-only is the oracle.")],
-    objective: Annotated[str, typer.Option(help="A method of the catalogue.")] = "source-only",
-    norm: Annotated[str, typer.Option(help="A normalisation of the catalogue.")] = "bn",
-    seed: int = 0,
-    steps: int = 300,
-    batch_size: int = 64,
-    lr: float = 0.05,
-    dtype: str = "float32",
-    every: Annotated[int, typer.Option(help="Updates between two points of the curve.")] = 25,
-    start: Annotated[int, typer.Option(help="Updates on the source alone that come first.")] = 0,
-    labelled: Annotated[int, typer.Option(help="Labelled target images per class.")] = 0,
+    preset: Annotated[str | None, typer.Option(help="A paper's recipe, of data/presets; options change it.")] = None,
+    objective: Annotated[str | None, typer.Option(help="A method of the catalogue.")] = None,
+    norm: Annotated[str | None, typer.Option(help="A normalisation of the catalogue.")] = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of each domain, in each process.")] = None,
+    lr: float | None = None,
+    dtype: str | None = None,
+    every: Annotated[int | None, typer.Option(help="Updates between two points of the curve.")] = None,
+    start: Annotated[int | None, typer.Option(help="Updates on the source alone that come first.")] = None,
+    labelled: Annotated[int | None, typer.Option(help="Labelled target images per class.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="small_cnn, mobilenet_025 or one of torchvision's.")] = None,
+    weights: Annotated[str | None, typer.Option(help="'default', or a file below the data sets' folder.")] = None,
+    backbone_lr: Annotated[float | None, typer.Option(help="Factor of lr in the backbone's layers.")] = None,
+    size: Annotated[int | None, typer.Option(help="Height and width of the images.")] = None,
+    transductive: Annotated[bool | None, typer.Option(help="Train on and score all images of each domain.")] = None,
+    augment: Annotated[bool | None, typer.Option(help="Random crops and mirror images in training.")] = None,
+    amp: Annotated[bool | None, typer.Option(help="Mixed precision, bfloat16.")] = None,
+    channels_last: Annotated[bool | None, typer.Option(help="Channels-last memory.")] = None,
+    scored: Annotated[int | None, typer.Option(help="Target images to score without labels, at most.")] = None,
     setting: Annotated[list[str] | None, typer.Option(help="Of the objective: name=value; repeatable.")] = None,
     norm_setting: Annotated[list[str] | None, typer.Option(help="Of the layers: name=value; repeatable.")] = None,
     network: Annotated[list[str] | None, typer.Option(help="Of the network: name=value; repeatable.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that load images ahead.", min=0)] = 0,
+    checkpoint: Annotated[Path | None, typer.Option(help="Keep the state here, and go on from it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the result here, not to the screen.")] = None,
 ) -> None:
-    """Train one recipe and print its result as JSON."""
-    with usage_errors():
+    """Train one recipe and print its result as JSON. Under torchrun: in several processes."""
+    given = {key: value for key, value in locals().items() if key in RECIPE_OPTIONS and value is not None}
+    lists = {"settings": setting, "norm_settings": norm_setting, "network": network}
+    with usage_errors(), process_group() as (rank, _):
         source, target = experiments.split_task(task)
-        config = experiments.RunConfig(
-            source=source,
-            target=target,
-            objective=objective,
-            norm=norm,
-            seed=seed,
-            steps=steps,
-            batch_size=batch_size,
-            lr=lr,
-            dtype=dtype,
-            every=every,
-            start=start,
-            labelled=labelled,
-            settings=parse_settings(setting or []),
-            norm_settings=parse_settings(norm_setting or []),
-            network=parse_settings(network or []),
-        )
-        result = experiments.run(config)
+        recipe = experiments.preset(preset) if preset else {}
+        recipe |= given | {key: {**recipe.get(key, {}), **parse_settings(value or [])} for key, value in lists.items()}
+        config = experiments.RunConfig(**recipe | {"source": source, "target": target})
+        try:
+            result = experiments.run(config, workers, checkpoint)
+        except (ArithmeticError, RuntimeError) as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(1) from None
+    if rank > 0:
+        return
     if out is None:
         typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
     else:
@@ -100,9 +112,9 @@ def grid(
 ) -> None:
     """Do what is missing or stale of a grid; several such commands may run at once."""
     with usage_errors():
-        configs = experiments.load_grid(name)
+        configs = grids.load_grid(name)
         try:
-            written = experiments.grid(configs, results_folder(name), workers)
+            written = grids.complete(configs, results_folder(name), workers)
         except RuntimeError as error:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(1) from None

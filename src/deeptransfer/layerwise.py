@@ -11,7 +11,6 @@ import hashlib
 import json
 import platform
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,12 +21,12 @@ import torch
 from deeptransfer import __version__
 from deeptransfer.domains import DomainPair, TensorDomain, load_domain
 from deeptransfer.domains.builtin import BUILDERS
-from deeptransfer.experiments import NO_NUMBER, data_folder, few_labelled
+from deeptransfer.experiments import NO_NUMBER, few_labelled
+from deeptransfer.grids import complete, read_grid
 from deeptransfer.networks import Network, small_cnn
 from deeptransfer.objectives import SourceOnly
 from deeptransfer.provenance import fingerprint_code
-from deeptransfer.results import write_json
-from deeptransfer.training import evaluate, fit, progress_bar, seed_everything
+from deeptransfer.training import evaluate, fit, seed_everything
 from deeptransfer.transferability import TREATMENTS, treatment
 
 HARMFUL = ("AnB", "AnB+")  # the treatments that the harmful base goes through in A's place
@@ -203,26 +202,17 @@ def load_grid(name: str) -> list[LayerwiseConfig]:
     ValueError
         If there is no such file, or it holds an unknown key; the message lists the known ones.
     """
-    folder = data_folder() / "layerwise"
-    path = folder / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
-        raise ValueError(f"unknown layer-wise grid {name!r}: known ones are {known}")
-    grid = tomllib.loads(path.read_text(encoding="utf-8"))
+    grid = read_grid("layerwise", name)
     keys = {f.name for f in fields(LayerwiseConfig)} - {"seed"}
     if "seeds" not in grid or set(grid) - {"seeds"} - keys:
-        raise ValueError(f"{path.name} must hold seeds, and beside it only {', '.join(sorted(keys))}")
+        raise ValueError(f"{name}.toml must hold seeds, and beside it only {', '.join(sorted(keys))}")
     return [LayerwiseConfig(**{k: v for k, v in grid.items() if k != "seeds"}, seed=seed) for seed in grid["seeds"]]
 
 
 def run_grid(configs: Sequence[LayerwiseConfig], folder: str | Path) -> list[Path]:
     """Do the recipes that ``folder`` does not hold yet, or holds from older code; return the files written."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for i in progress_bar(range(len(configs)), folder.name):
-        path = folder / f"{configs[i].name}.json"
-        if not path.is_file() or is_stale(json.loads(path.read_text(encoding="utf-8"))):
-            write_json(run(configs[i]), path)
-            written.append(path)
-    return written
+    return complete(configs, folder, run=_run, fingerprint=fingerprint)
+
+
+def _run(config: LayerwiseConfig, path: Path) -> dict[str, Any]:
+    return run(config)

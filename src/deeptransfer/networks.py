@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -73,7 +74,12 @@ class Network(nn.Module):
     ----------
     features : nn.Sequential
         The blocks; children carry the given names.
+    autocast : dtype or None
+        Mixed precision: what the blocks compute in where that is safe, ``torch.bfloat16`` say. What they return has
+        the images' dtype again, so that no loss is computed in half precision.
     """
+
+    autocast: torch.dtype | None = None
 
     def __init__(self, blocks: Mapping[str, nn.Module], classifier: nn.Module, standardize: nn.Module | None = None):
         super().__init__()
@@ -102,11 +108,14 @@ class Network(nn.Module):
         wanted = tuple(layers)
         hidden: dict[str, Tensor] = {}
         x = self.standardize(x)
-        for name, block in self.features.named_children():
-            x = block(x)
-            if name in wanted:
-                hidden[name] = x
-        logits = self.classifier(x)
+        dtype = x.dtype
+        with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
+            for name, block in self.features.named_children():
+                x = block(x)
+                if name in wanted:
+                    hidden[name] = x.to(dtype)
+            logits = self.classifier(x).to(dtype)
+        x = x.to(dtype)
         hidden |= {name: value for name, value in (("features", x), ("logits", logits)) if name in wanted}
         unknown = [name for name in wanted if name not in hidden]
         if unknown:

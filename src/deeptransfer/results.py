@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,23 @@ import pandas as pd
 SELECTIONS = ("last", "label_free", "oracle")
 
 
-def write_json(result: Mapping[str, Any], path: Path) -> None:
-    """Write under a temporary name and rename: another process sees all of it or nothing."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; then it takes the place of ``path``: others see all of the file or nothing."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1, allow_nan=False, ensure_ascii=False)
-            file.write("\n")
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(result: Mapping[str, Any], path: Path) -> None:
+    """Write a result, whole or not at all."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(result, file, indent=1, allow_nan=False, ensure_ascii=False)
+        file.write("\n")
 
 
 def load_results(folder: str | Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from deeptransfer.domains import Batch, Domain, DomainPair
@@ -86,6 +87,22 @@ def _table(records: list[dict[str, float]]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=None if records else ["step"]).set_index("step")
 
 
+def sgd(groups: Iterable[dict], lr: float, momentum: float = 0.9, weight_decay: float = 5e-4) -> torch.optim.SGD:
+    """SGD with Nesterov momentum over an objective's groups; a group's ``lr_mult`` multiplies its learning rate."""
+    scaled = [{"lr": lr * group.get("lr_mult", 1.0), **group} for group in groups]
+    return torch.optim.SGD(scaled, lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0)
+
+
+class _Batches(Dataset[Batch]):
+    """The batches of a pair by their step: what a loader's processes prepare ahead."""
+
+    def __init__(self, pair: DomainPair) -> None:
+        self.pair = pair
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.pair.batch(step)
+
+
 def fit(
     network: nn.Module,
     pair: DomainPair,
@@ -100,6 +117,8 @@ def fit(
     every: int | None = None,
     device: torch.device | str | None = None,
     start: int = 0,
+    workers: int = 0,
+    after_step: Callable[[History], None] | None = None,
 ) -> History:
     """Train ``network`` on batches of ``pair`` so that the sum of ``objective``'s losses falls.
 
@@ -115,7 +134,7 @@ def fit(
     steps : int
         Number of updates of the whole run.
     lr, momentum, weight_decay : float
-        Of SGD with Nesterov momentum. ``schedule(progress)`` multiplies ``lr``.
+        Of :func:`sgd`. ``schedule(progress)`` multiplies ``lr``.
     optimizer : Optimizer, optional
         Used instead of SGD; its groups' own learning rates are scheduled.
     probes : dict of str to callable, optional
@@ -124,6 +143,10 @@ def fit(
         :func:`default_device` by default.
     start : int
         Step to resume at; network, objective and optimizer must be those of that step.
+    workers : int
+        Processes that prepare the next batches; 0 prepares each when it is needed. The batches are the same.
+    after_step : callable, optional
+        Called with the history after each update and its probes (to save a checkpoint, say).
 
     Raises
     ------
@@ -140,18 +163,22 @@ def fit(
     if isinstance(objective, nn.Module):
         objective.to(device, dtype)
     if optimizer is None:
-        groups = [{"lr": lr * group.get("lr_mult", 1.0), **group} for group in objective.parameter_groups(network)]
-        optimizer = torch.optim.SGD(groups, lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0)
+        optimizer = sgd(objective.parameter_groups(network), lr, momentum, weight_decay)
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     history = History()
-    for step in progress_bar(range(start, steps), type(objective).__name__):
+    todo = range(start, steps)
+    # A generator of its own: a loader draws from the global one, even when it does not shuffle.
+    batches = DataLoader(
+        _Batches(pair), batch_size=None, sampler=todo, num_workers=workers, generator=torch.Generator()
+    )
+    for step, batch in zip(progress_bar(todo, type(objective).__name__), batches, strict=True):
         progress = step / steps
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * schedule(progress)
         rate = optimizer.param_groups[0]["lr"]
         network.train()
-        losses = objective(network, pair.batch(step).to(device, dtype), progress)
+        losses = objective(network, batch.to(device, dtype), progress)
         values = torch.stack([loss.detach() for loss in losses.values()]).tolist()  # one transfer for all terms
         for name, value in zip(losses, values, strict=True):
             if not np.isfinite(value):
@@ -167,6 +194,8 @@ def fit(
         done = step + 1
         if probes and (done == steps or (every and done % every == 0)):
             history.probes.append({"step": done} | {name: float(probe(network)) for name, probe in probes.items()})
+        if after_step is not None:
+            after_step(history)
     return history
 
 
@@ -210,7 +239,7 @@ def predict(
     try:
         with use_domain(network, statistics):
             # A generator of its own: a loader draws from the global one, even when it does not shuffle.
-            for x, y in torch.utils.data.DataLoader(domain, batch_size, generator=torch.Generator()):
+            for x, y in DataLoader(domain, batch_size, generator=torch.Generator()):
                 output = network(x.to(parameter.device, parameter.dtype))
                 features.append(output.features.cpu())
                 logits.append(output.logits.cpu())

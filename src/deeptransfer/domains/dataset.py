@@ -28,6 +28,15 @@ class Domain(Dataset[tuple[Tensor, int]]):
     name: str
     classes: tuple[str, ...]
 
+    @property
+    def labels(self) -> Tensor:
+        """All labels, int64 ``(n,)``, without decoding an image."""
+        raise TypeError(f"{type(self).__name__} must define labels")
+
+    def subset(self, indices: Sequence[int] | Tensor) -> Domain:
+        """The domain restricted to ``indices``, in their order (a few labelled target images, say)."""
+        raise TypeError(f"{type(self).__name__} must define subset")
+
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} must define __len__")
 
@@ -83,6 +92,11 @@ class TensorDomain(Domain):
 
     def __len__(self) -> int:
         return len(self.tensors[0])
+
+    @property
+    def labels(self) -> Tensor:
+        """All labels, int64 ``(n,)``."""
+        return self.tensors[1]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self.tensors[0][index], int(self.tensors[1][index])

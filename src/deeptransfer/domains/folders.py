@@ -47,8 +47,6 @@ class FolderDomain(Domain):
     Attributes
     ----------
     samples : tuple of (str, int)
-    labels : Tensor
-        All labels, int64 ``(n,)``: known without decoding anything.
 
     Raises
     ------
@@ -68,12 +66,17 @@ class FolderDomain(Domain):
             raise ValueError(f"{name!r} has no image: check the split, or the folder it was read from")
         self.name, self.classes, self.size, self.transform = name, tuple(classes), size, transform
         self.samples = tuple(samples)
-        self.labels = torch.tensor([label for _, label in samples])
-        low, high = int(self.labels.min()), int(self.labels.max())
+        self._labels = torch.tensor([label for _, label in samples])
+        low, high = int(self._labels.min()), int(self._labels.max())
         if low < 0 or high >= len(classes):
             raise ValueError(f"labels of {name!r} run from {low} to {high}, but it has {len(classes)} classes")
         self._decoded: dict[int, Tensor] = {}
         self._room = CACHE_BYTES
+
+    @property
+    def labels(self) -> Tensor:
+        """All labels, int64 ``(n,)``: known without decoding anything."""
+        return self._labels
 
     def __len__(self) -> int:
         return len(self.samples)

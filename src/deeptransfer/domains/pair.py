@@ -54,6 +54,21 @@ def random_shift(images: Tensor, generator: torch.Generator, pixels: int = 2) ->
     return torch.stack([x[:, i : i + height, j : j + width] for x, (i, j) in zip(padded, offsets, strict=True)])
 
 
+def random_crop_and_flip(images: Tensor, generator: torch.Generator, least: float = 0.6) -> Tensor:
+    """Cut a random square of ``least`` to 1 times the side out of every image of ``(n, C, H, W)``, and mirror half.
+
+    Squares are resampled to the image's size: the usual augmentation of photographs, drawn by a generator.
+    """
+    n = len(images)
+    side = least + (1 - least) * torch.rand(n, generator=generator)
+    shift = (1 - side)[:, None] * (2 * torch.rand(n, 2, generator=generator) - 1)
+    mirrored = 1 - 2 * torch.randint(2, (n,), generator=generator)
+    zero = torch.zeros(n)
+    rows = [torch.stack([side * mirrored, zero, shift[:, 0]], 1), torch.stack([zero, side, shift[:, 1]], 1)]
+    grid = torch.nn.functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(images, grid.to(images), padding_mode="border", align_corners=False)
+
+
 class DomainPair:
     """Draw batches with a source and a target part.
 
@@ -74,8 +89,9 @@ class DomainPair:
         A few target images whose labels may be used (``batch.xl``, ``batch.yl``).
     views : int
         1, or 2 for a second augmented view of the target (``batch.xt2``); then both views are augmented.
-    augment : callable
-        ``augment(images, generator)``, used where ``views`` is 2.
+    augment : callable, optional
+        ``augment(images, generator)``, for all images. Without it only two views are augmented, by
+        :func:`random_shift`.
     rank, world_size : int
         This process, and how many share every step.
 
@@ -93,7 +109,7 @@ class DomainPair:
         seed: int,
         labelled_target: Domain | None = None,
         views: int = 1,
-        augment: Callable[[Tensor, torch.Generator], Tensor] = random_shift,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -135,11 +151,17 @@ class DomainPair:
         xs, ys = self._draw(self.source, 0, step)
         xt, _ = self._draw(self.target, 1, step)  # the label ends here
         xt2 = xl = yl = None
+        generator = self._generator(3, step * self.world_size + self.rank)
         if self.views == 2:
-            generator = self._generator(3, step * self.world_size + self.rank)
-            xt, xt2 = self.augment(xt, generator), self.augment(xt, generator)
+            augment = self.augment or random_shift
+            xt, xt2 = augment(xt, generator), augment(xt, generator)
+        elif self.augment is not None:
+            xt = self.augment(xt, generator)
         if self.labelled_target is not None:
             xl, yl = self._draw(self.labelled_target, 2, step)
+        if self.augment is not None:
+            xs = self.augment(xs, generator)
+            xl = xl if xl is None else self.augment(xl, generator)
         return Batch(xs, ys, xt, xt2, xl, yl)
 
     def _generator(self, *key: int) -> torch.Generator:
