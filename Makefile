@@ -2,25 +2,35 @@
 
 VENV  := .venv
 READY := $(VENV)/.ready
-SITE  := _build/html
-BUILT := _build/built
+# Where the book is built: SOLUTIONS=no, for a class, leaves out the solutions of the exercises and goes beside it.
+OUTPUT := $(if $(filter no,$(SOLUTIONS)),_build/without-solutions/,)
+SITE   := $(OUTPUT)_build/html
+BUILT  := $(OUTPUT)_build/built
+BUNDLE := walk-through-deep-transfer-learning
+export SOLUTIONS
 # Everything the built pages depend on: the book, the library (API pages), stored results, the configuration.
 SOURCES := _config.yml $(shell find book src data/results -type f ! -path '*/.*' ! -path '*/__pycache__/*' ! -path '*.egg-info/*' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab notebooks bench lint clean
+.PHONY: help book offline test lab notebooks bench lint clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-book: $(BUILT)  ## build the book from the stored outputs, warnings as errors
+book: $(BUILT)  ## build the book from the stored outputs, warnings as errors; SOLUTIONS=no leaves out the solutions
 	@echo "The book is built. Open $(CURDIR)/$(SITE)/index.html"
 
 # From nothing each time: Sphinx repeats no warning of a page that it finds unchanged, and keeps pages that are gone.
 $(BUILT): $(READY) $(SOURCES)
-	@rm -rf $@ $(SITE) _build/.doctrees
-	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output . -n -W --keep-going
+	@rm -rf $@ $(SITE) $(OUTPUT)_build/.doctrees
+	@mkdir -p $(@D)
+	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output $(or $(OUTPUT),.) -n -W --keep-going
 	@touch $@
+
+offline: $(BUILT)  ## the built book as one file that needs no network: unpack it and open index.html
+	@rm -rf $(OUTPUT)_build/$(BUNDLE) && cp -r $(SITE) $(OUTPUT)_build/$(BUNDLE)
+	@cd $(OUTPUT)_build && "$(CURDIR)/$(VENV)/bin/python" -m zipfile -c $(BUNDLE).zip $(BUNDLE)/ && rm -r $(BUNDLE)
+	@echo "Made $(CURDIR)/$(OUTPUT)_build/$(BUNDLE).zip"
 
 # Two workers with one thread each: numbers are compared under the thread count that stored them, and two cores are full.
 test: $(BUILT)  ## check everything: library, notebooks (executed and compared), built site in a browser

@@ -25,6 +25,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+from tables import link_to_code
 
 REGISTER = "equations.toml"
 CELLS = "this chapter’s cells"
@@ -50,15 +51,25 @@ def read_register(path: Path) -> dict[str, Entry]:
     entries = {}
     for label, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
         if unknown := set(table) - {"code", "cell", "tests"}:
-            raise ValueError(f"{path.name}: [{label}] has unknown keys {sorted(unknown)}: known are code, cell, tests")
-        entry = Entry(tuple(table.get("code", ())), table.get("cell", False), tuple(table.get("tests", ())))
+            raise ValueError(
+                f"{path.name}: [{label}] has unknown keys {sorted(unknown)}: known are code, cell, tests"
+            )
+        entry = Entry(
+            tuple(table.get("code", ())),
+            table.get("cell", False),
+            tuple(table.get("tests", ())),
+        )
         if not (entry.code or entry.cell) or not entry.tests:
-            raise ValueError(f"{path.name}: [{label}] needs `code` or `cell = true`, and `tests`")
+            raise ValueError(
+                f"{path.name}: [{label}] needs `code` or `cell = true`, and `tests`"
+            )
         entries[label] = entry
     return entries
 
 
-def describe(entry: Entry, document: str, whole_names: bool = False) -> list[nodes.Node]:
+def describe(
+    entry: Entry, document: str, whole_names: bool = False
+) -> list[nodes.Node]:
     """The words, with links, of the line below an equation.
 
     Parameters
@@ -70,7 +81,9 @@ def describe(entry: Entry, document: str, whole_names: bool = False) -> list[nod
     whole_names
         Whether a test is named with its file.
     """
-    makers: list[nodes.Node] = [_link_to_code(path, document) for path in entry.code]
+    makers: list[nodes.Node] = [
+        link_to_code(path, document) for path in entry.code
+    ]
     makers += [nodes.Text(CELLS)] * entry.cell
     tests: list[nodes.Node] = []
     for name in entry.tests:
@@ -79,15 +92,12 @@ def describe(entry: Entry, document: str, whole_names: bool = False) -> list[nod
         else:
             shown = name if whole_names else name.rpartition("::")[2]
             tests.append(nodes.literal(shown, shown))
-    return [nodes.Text("implemented in "), *_listed(makers), nodes.Text(" · tested by "), *_listed(tests)]
-
-
-def _link_to_code(path: str, document: str) -> nodes.Node:
-    name = path.rpartition(".")[2]
-    return addnodes.pending_xref(
-        "", nodes.literal(name, name), refdomain="py", reftype="obj", reftarget=path, refdoc=document,
-        refexplicit=True, refwarn=True,
-    )  # fmt: skip
+    return [
+        nodes.Text("implemented in "),
+        *_listed(makers),
+        nodes.Text(" · tested by "),
+        *_listed(tests),
+    ]
 
 
 def _listed(items: list[nodes.Node]) -> Iterator[nodes.Node]:
@@ -97,7 +107,9 @@ def _listed(items: list[nodes.Node]) -> Iterator[nodes.Node]:
         yield item
 
 
-def _labelled(document: nodes.document) -> Iterator[tuple[nodes.math_block, str]]:
+def _labelled(
+    document: nodes.document,
+) -> Iterator[tuple[nodes.math_block, str]]:
     for equation in document.findall(nodes.math_block):
         if str(equation.get("label") or "").startswith("eq-"):
             yield equation, equation["label"]
@@ -116,7 +128,8 @@ def add_lines(app: Sphinx, document: nodes.document) -> None:
         if label in entries:
             words = describe(entries[label], env.docname)
             equation.parent.insert(
-                equation.parent.index(equation) + 1, nodes.paragraph("", "", *words, classes=["equation-source"])
+                equation.parent.index(equation) + 1,
+                nodes.paragraph("", "", *words, classes=["equation-source"]),
             )
         else:
             logging.getLogger(__name__).warning(
@@ -146,28 +159,57 @@ class FillIndex(SphinxPostTransform):
         for place in list(self.document.findall(equation_index)):
             entries = read_register(Path(self.env.srcdir) / REGISTER)
             sections = [
-                self._section(name, [(e, entries[label]) for e, label in equations if label in entries])
+                self._section(
+                    name,
+                    [
+                        (e, entries[label])
+                        for e, label in equations
+                        if label in entries
+                    ],
+                )
                 for name in pages_in_order(self.env)
                 if (equations := list(_labelled(self.env.get_doctree(name))))
             ]
             place.replace_self(sections)
-            self.env.domains["math"].data["has_equations"][self.env.docname] = True  # so that the page loads MathJax
+            self.env.domains["math"].data["has_equations"][self.env.docname] = (
+                True  # so that the page loads MathJax
+            )
 
-    def _section(self, page: str, equations: list[tuple[nodes.math_block, Entry]]) -> nodes.section:
+    def _section(
+        self, page: str, equations: list[tuple[nodes.math_block, Entry]]
+    ) -> nodes.section:
         here = self.env.docname
         section = nodes.section(ids=[nodes.make_id(f"equations-{page}")])
         title = self.env.titles[page].astext()
-        section += nodes.title("", "", *self.env.titles[page].deepcopy().children, names=[title])
+        section += nodes.title(
+            "", "", *self.env.titles[page].deepcopy().children, names=[title]
+        )
         for equation, entry in equations:
             latex = equation.astext()
-            section += nodes.math_block(latex, latex, nowrap=equation.get("nowrap", False), number=None, docname=here)
+            section += nodes.math_block(
+                latex,
+                latex,
+                nowrap=equation.get("nowrap", False),
+                number=None,
+                docname=here,
+            )
             number = addnodes.pending_xref(
                 "", nodes.inline(), refdomain="math", reftype="eq", reftarget=equation["label"], refdoc=here,
                 refwarn=True,
             )  # fmt: skip
             words = describe(entry, here, whole_names=True)
-            words = [nodes.Text("the chapter’s cells") if word == CELLS else word for word in words]
-            section += nodes.paragraph("", "", number, nodes.Text(": "), *words, classes=["equation-source"])
+            words = [
+                nodes.Text("the chapter’s cells") if word == CELLS else word
+                for word in words
+            ]
+            section += nodes.paragraph(
+                "",
+                "",
+                number,
+                nodes.Text(": "),
+                *words,
+                classes=["equation-source"],
+            )
         return section
 
 

@@ -1,0 +1,163 @@
+"""How to read: which chapter needs which, and how long each takes, as a drawing and as a table.
+
+What needs what is in ``reading.toml`` beside the pages; the minutes to read are those that a chapter itself tells, the
+time to run is what its stored outputs took. The directive ``reading-order`` makes both.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from tables import link_to_page, make_table
+
+from deeptransfer.catalogue import CHAPTERS
+
+WIDTH, HEIGHT, GAP_X, GAP_Y = 190, 56, 30, 34  # of a box and between boxes
+MARGIN = 36  # lines that pass a box go round it on the left
+
+
+def read_order(path: Path) -> dict[str, dict[str, Any]]:
+    """Title, column, needs and helps of each chapter."""
+    chapters = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {
+        page: {"needs": [], "helps": [], **facts}
+        for page, facts in chapters.items()
+    }
+
+
+def minutes_to_read(notebook: dict[str, Any]) -> int | None:
+    """What the chapter says in its opening box."""
+    said = re.search(
+        r"\*\*Time\*\*: about (\d+) minutes",
+        "".join(notebook["cells"][0]["source"]),
+    )
+    return int(said[1]) if said else None
+
+
+def seconds_to_run(notebook: dict[str, Any]) -> float:
+    return notebook["metadata"]["stored"]["seconds"]
+
+
+def row_of(page: str, order: dict[str, dict[str, Any]]) -> int:
+    """The longest way to a chapter through what it needs."""
+    before = [
+        p for p in (*order[page]["needs"], *order[page]["helps"]) if p in order
+    ]
+    return 1 + max((row_of(p, order) for p in before), default=-1)
+
+
+def draw(
+    order: dict[str, dict[str, Any]],
+    titles: dict[str, tuple[str, str]],
+    links: dict[str, str],
+) -> str:
+    """The drawing as SVG, in the colours of the page around it.
+
+    Parameters
+    ----------
+    order
+        As :func:`read_order` gives it.
+    titles, links
+        Two lines of text and the address for each chapter.
+    """
+    places = {
+        page: (
+            MARGIN + facts["column"] * (WIDTH + GAP_X),
+            MARGIN + row_of(page, order) * (HEIGHT + GAP_Y),
+        )
+        for page, facts in order.items()
+    }
+    lines, boxes = [], []
+    for page, (x, y) in places.items():
+        for kind in ("needs", "helps"):
+            for before in (p for p in order[page][kind] if p in places):
+                dash = ' stroke-dasharray="5 4"' if kind == "helps" else ""
+                lines.append(
+                    f'<path d="{_way(places[before], (x, y))}"{dash}/>'
+                )
+        first, second = (html.escape(words) for words in titles[page])
+        boxes.append(
+            f'<a href="{links[page]}"><rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="7"/>'
+            f'<text x="{x + 12}" y="{y + 24}">{first}</text><text x="{x + 12}" y="{y + 44}">{second}</text></a>'
+        )
+    width = max(x for x, _ in places.values()) + WIDTH + MARGIN
+    height = max(y for _, y in places.values()) + HEIGHT + MARGIN
+    return (
+        f'<div class="reading-order" tabindex="0" role="group" aria-label="Which chapter needs which">'
+        f'<svg viewBox="0 0 {width} {height}" style="max-width: {width}px" role="group" aria-label="Chapters as boxes that link to them. A solid line'
+        f' leads from a chapter to one that needs it, a dashed one to one that it helps; the table below says the same.">'
+        f'<defs><marker id="tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+        f'<path d="M0 0L8 4L0 8z"/></marker></defs>'
+        f'<g class="lines">{"".join(lines)}</g>{"".join(boxes)}</svg></div>'
+    )
+
+
+def _way(start: tuple[float, float], end: tuple[float, float]) -> str:
+    """From below one box to above another, or round what is between them if they stand in one column."""
+    (x0, y0), (x1, y1) = start, end
+    if x0 == x1 and y1 - y0 > HEIGHT + GAP_Y:
+        side = x0 - 30
+        return f"M{x0} {y0 + HEIGHT / 2}C{side} {y0 + HEIGHT / 2} {side} {y1 + HEIGHT / 2} {x1 - 3} {y1 + HEIGHT / 2}"
+    x0, y0, x1, y1 = x0 + WIDTH / 2, y0 + HEIGHT, x1 + WIDTH / 2, y1 - 3
+    return f"M{x0} {y0}C{x0} {y0 + GAP_Y} {x1} {y1 - GAP_Y} {x1} {y1}"
+
+
+class ReadingOrder(SphinxDirective):
+    """The drawing and the table of the chapters that are in the book."""
+
+    def run(self) -> list[nodes.Node]:
+        source, here = Path(self.env.srcdir), self.env.docname
+        self.env.note_dependency(str(source / "reading.toml"))
+        known = {
+            page: facts
+            for page, facts in read_order(source / "reading.toml").items()
+        }
+        order = {
+            page: known[page]
+            for page in CHAPTERS.values()
+            if page in self.env.found_docs and page in known
+        }
+        numbers = {page: number for number, page in CHAPTERS.items()}
+        titles, links, rows = {}, {}, []
+        total = 0
+        for page, facts in order.items():
+            path = source / f"{page}.ipynb"
+            self.env.note_dependency(str(path))
+            notebook = json.loads(path.read_text(encoding="utf-8"))
+            minutes = minutes_to_read(notebook)
+            total += minutes or 0
+            reading = f"{minutes} min" if minutes else ""
+            titles[page] = f"{numbers[page]}  {facts['short']}", reading
+            links[page] = self.env.app.builder.get_relative_uri(here, page)
+            before = ", ".join(str(numbers[p]) for p in facts["needs"])
+            if helping := ", ".join(str(numbers[p]) for p in facts["helps"]):
+                before += f" ({helping} helps)"
+            seconds = f"{seconds_to_run(notebook):.0f} s"
+            rows.append(
+                (
+                    str(numbers[page]),
+                    link_to_page(page, here),
+                    before,
+                    reading,
+                    seconds,
+                )
+            )
+        hours = f"{total / 60:.0f} hours" if total >= 90 else f"{total} min"
+        rows.append(("", "together", "", hours, ""))
+        table = make_table(
+            ("", "Chapter", "Read before", "To read", "To run"), rows
+        )
+        return [nodes.raw("", draw(order, titles, links), format="html"), table]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("reading-order", ReadingOrder)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

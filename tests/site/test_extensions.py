@@ -1,0 +1,190 @@
+"""The book's own Sphinx extensions, on a book of three pages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from notebooks import BOOK
+from reading_order import draw, read_order, row_of
+
+from deeptransfer.catalogue import CHAPTERS
+
+CONFIG = """extensions = ["myst_nb", "sphinx_exercise", "sphinx.ext.autodoc", "equations", "figure_numbers", "glossary_links", "solutions"]
+nb_execution_mode = "off"
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+html_theme = "basic"
+"""
+INDEX = """# Book
+
+```{toctree}
+part2/mmd
+glossary
+equations
+```
+
+```{eval-rst}
+.. autofunction:: deeptransfer.discrepancy.mmd2
+```
+"""
+GLOSSARY = """# Glossary
+
+```{glossary}
+kernel
+  How alike two points are.
+
+kernel matrix
+  All pairs at once.
+```
+"""
+REGISTER = """[eq-one]
+code = ["deeptransfer.discrepancy.mmd2"]
+tests = ["tests/unit/test_discrepancy.py::test_mmd2_equals_the_loop"]
+
+[eq-two]
+cell = true
+tests = ["book/part2/mmd.ipynb"]
+"""
+PICTURE = {
+    "image/png": "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+}
+SLIDERS = {"text/html": '<figure class="explore">sliders</figure>', "text/plain": "figure"}
+
+
+def write_book(folder: Path) -> Path:
+    """A chapter with two formulas, pictures, an exercise, and words of the glossary in many places."""
+    markdown, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+
+    def shows(data: dict[str, str]) -> list[nbformat.NotebookNode]:
+        return [nbformat.v4.new_output("display_data", data)]
+
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [
+        markdown("# The kernel\n\nA `kernel`, then kernels and a kernel matrix, and a kernel again.\n\n$$\na\n$$ (eq-one)"),
+        code("show(1)", outputs=shows(PICTURE)),
+        code("print(1)", outputs=[nbformat.v4.new_output("stream", text="no picture")]),
+        code("show(2)", outputs=shows(SLIDERS), metadata={"tags": ["hide-cell"]}),
+        markdown("$$\nb\n$$ (eq-two)\n\n## Exercises\n\n```{exercise}\n:label: ex-a\nQuestion\n```\n\n"
+                 "````{solution} ex-a\n:class: dropdown\nAnswer\n````"),
+        code("the_solution()", metadata={"tags": ["hide-cell"]}),
+        markdown("## References"),
+    ]  # fmt: skip
+    (folder / "part2").mkdir(parents=True)
+    nbformat.write(notebook, folder / "part2" / "mmd.ipynb")
+    for name, text in (
+        ("conf.py", CONFIG),
+        ("index.md", INDEX),
+        ("glossary.md", GLOSSARY),
+        ("equations.md", "# Equations\n\n```{equation-index}\n```"),
+        ("equations.toml", REGISTER),
+    ):
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def build(source: Path, **environment: str) -> tuple[Path, str]:
+    """The folder of the pages, and the warnings."""
+    site = source.parent / "site"
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-n", "-b", "html", str(source), str(site)],
+        env={**os.environ, "PYTHONPATH": str(BOOK / "_ext"), **environment},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return site, done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(write_book(tmp_path_factory.mktemp("whole") / "source"))[0]
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Without solutions, and with a register that has lost an equation and names code that is gone."""
+    source = write_book(tmp_path_factory.mktemp("changed") / "source")
+    lost = REGISTER.replace("eq-two", "eq-three").replace("mmd2", "mmd3")
+    (source / "equations.toml").write_text(lost, encoding="utf-8")
+    return build(source, SOLUTIONS="no")
+
+
+def parse(page: Path) -> BeautifulSoup:
+    return BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+
+
+def test_formula_is_followed_by_code_and_test(whole: Path) -> None:
+    chapter = parse(whole / "part2" / "mmd.html")
+    first, second = (chapter.find(id=f"equation-eq-{name}").find_next_sibling() for name in ("one", "two"))
+    assert first.get_text() == "implemented in mmd2 · tested by test_mmd2_equals_the_loop"
+    assert first.a["href"] == "../index.html#deeptransfer.discrepancy.mmd2"
+    assert second.get_text() == "implemented in this chapter’s cells · tested by this chapter’s cells"
+
+
+def test_page_of_equations_lists_all_in_order_with_formula_number_and_links(whole: Path) -> None:
+    page = parse(whole / "equations.html")
+    lines = page.select(".equation-source")
+    assert [line.a["href"] for line in lines] == [f"part2/mmd.html#equation-eq-{name}" for name in ("one", "two")]
+    assert (
+        lines[0].get_text()
+        == "(1): implemented in mmd2 · tested by tests/unit/test_discrepancy.py::test_mmd2_equals_the_loop"
+    )
+    assert [part.get_text().split() for part in page.select("div.math")] == [["\\[", name, "\\]"] for name in "ab"]
+    assert page.select("script[src*=athjax]"), "nothing would set the formulas"
+
+
+def test_formula_without_an_entry_and_code_that_is_gone_are_warnings(changed: tuple[Path, str]) -> None:
+    _, warnings = changed
+    assert "no entry [eq-two]" in warnings
+    assert "reference target not found: deeptransfer.discrepancy.mmd3" in warnings
+
+
+def test_pictures_and_sliders_are_numbered_and_nothing_else(whole: Path) -> None:
+    chapter = parse(whole / "part2" / "mmd.html")
+    assert [number.get_text() for number in chapter.select(".figure-number")] == ["Figure 3.1", "Figure 3.2"]
+    assert chapter.find(id="figure-3-2").find_previous(class_="explore")
+
+
+def test_first_use_of_a_term_in_prose_leads_to_the_glossary(whole: Path) -> None:
+    terms = parse(whole / "part2" / "mmd.html").select("a.glossary-term")
+    assert [term.get_text() for term in terms] == ["kernels", "kernel matrix"]
+    assert terms[0]["href"] == "../glossary.html#term-kernel"
+    assert terms[0]["title"] == "How alike two points are."
+
+
+def test_solutions_go_with_their_cells_and_nothing_else_goes(whole: Path, changed: tuple[Path, str]) -> None:
+    without = parse(changed[0] / "part2" / "mmd.html").get_text()
+    for word in ("Answer", "the_solution"):
+        assert word in parse(whole / "part2" / "mmd.html").get_text()
+        assert word not in without
+    for word in ("Question", "sliders", "show(2)", "References"):
+        assert word in without
+
+
+def test_reading_order_knows_every_chapter_and_never_points_forward() -> None:
+    order = read_order(BOOK / "reading.toml")
+    pages = list(CHAPTERS.values())
+    assert list(order) == pages
+    for page, facts in order.items():
+        assert set(facts) == {"short", "column", "needs", "helps"}
+        assert all(pages.index(before) < pages.index(page) for before in (*facts["needs"], *facts["helps"]))
+    places = [(facts["column"], row_of(page, order)) for page, facts in order.items()]
+    assert len(set(places)) == len(places), "two boxes at one place"
+
+
+def test_drawing_has_a_box_for_each_chapter_and_a_line_for_each_need() -> None:
+    order = read_order(BOOK / "reading.toml")
+    drawn = BeautifulSoup(
+        draw(
+            order, {page: (facts["short"], "1 min") for page, facts in order.items()}, {p: f"{p}.html" for p in order}
+        ),
+        "html.parser",
+    )
+    assert [link["href"] for link in drawn.select("a")] == [f"{page}.html" for page in order]
+    assert len(drawn.select("rect")) == len(order)
+    assert len(drawn.select(".lines path")) == sum(len(facts["needs"] + facts["helps"]) for facts in order.values())
+    assert drawn.svg["aria-label"]

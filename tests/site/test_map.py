@@ -1,0 +1,93 @@
+"""The map of methods, the catalogue, the contents and the first page tell the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup, Tag
+from notebooks import BOOK
+from sphinx.util.inventory import InventoryFile
+
+from deeptransfer.catalogue import CHAPTERS, Method, methods
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+CONTENTS = yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))
+LISTED = [chapter["file"] for part in CONTENTS["parts"] for chapter in part["chapters"]]
+
+
+@pytest.fixture
+def rows(site: Path) -> dict[str, Tag]:
+    page = BeautifulSoup((site / "map.html").read_text(encoding="utf-8"), "html.parser")
+    rows = page.select(".method-map tbody tr")
+    return {row.select_one("code").get_text(): row for row in rows}
+
+
+def test_every_method_has_its_row_with_every_fact(rows: dict[str, Tag]) -> None:
+    assert list(rows) == [method.name for method in methods()]
+    for method in methods():
+        text = " ".join(rows[method.name].get_text(" ").split())
+        for fact in (method.title, method.paper, method.shift, method.cost, *method.needs):
+            assert " ".join(fact.split()) in text, f"{method.name}: {fact}"
+
+
+def test_every_row_leads_to_the_chapter_and_to_the_code(rows: dict[str, Tag], site: Path) -> None:
+    for method in methods():
+        links = {str(link["href"]) for link in rows[method.name].select("a[href]")}
+        assert (f"{method.page}.html" in links) == ((BOOK / f"{method.page}.ipynb").exists()), method.name
+        if method.symbol.startswith("deeptransfer."):
+            assert any(link.endswith(f"#{method.symbol}") for link in links), (
+                f"{method.name}: no link to {method.symbol}"
+            )
+    with (site / "objects.inv").open("rb") as file:
+        documented = InventoryFile.load(file, "", lambda base, uri: uri)
+    names = {name for kind, objects in documented.items() if kind.startswith("py:") for name in objects}
+    assert {method.symbol for method in methods() if method.symbol.startswith("deeptransfer.")} <= names
+
+
+def test_chapters_stand_in_the_order_of_the_catalogue_and_on_the_first_page() -> None:
+    chapters = [name for name in LISTED if re.match(r"part\d+/", name)]
+    assert chapters == [name for name in CHAPTERS.values() if name in chapters], "the contents and CHAPTERS differ"
+    index = (BOOK / "index.md").read_text(encoding="utf-8")
+    named = re.findall(r"\{doc\}`(part\d+/\w+)`", index)
+    assert not set(chapters) - set(named), "chapters that the first page does not name"
+
+
+def test_filter_shows_exactly_the_rows_that_fit(site: Path, visit: Callable[..., Page]) -> None:
+    """Chosen from the keyboard alone."""
+    page = visit(site / "map.html")
+    shown = "() => [...document.querySelectorAll('.method-map tbody tr')].filter(r => r.checkVisibility())"
+    names = f"({shown})().map(r => r.querySelector('code').textContent)"
+    needs, kind = page.get_by_label("What it needs"), page.get_by_label("What it is")
+    assert len(page.evaluate(names)) == len(methods())
+
+    def fitting(test: Callable[[Method], bool]) -> list[str]:
+        return [method.name for method in methods() if test(method)]
+
+    def choose(select, words: str) -> None:
+        select.focus()
+        page.keyboard.type(words)
+
+    choose(needs, "a source-trained")
+    assert page.evaluate(names) == fitting(lambda m: "a source-trained start" in m.needs)
+    choose(kind, "a step at")
+    assert page.evaluate(names) == fitting(lambda m: "a source-trained start" in m.needs and m.kind == "test-time")
+    assert page.locator("#method-filter output").inner_text() == f"2 of {len(methods())} methods"
+    page.get_by_role("button", name="Show all").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"({names}).length == {len(methods())}")
+    for option in page.get_by_label("What it assumes").locator("option").all()[1:]:
+        page.get_by_label("What it assumes").select_option(option.get_attribute("value"))
+        assert page.evaluate(names) == fitting(lambda m, told=option.inner_text(): m.shift == told)
+
+
+def test_without_javascript_all_rows_are_there(site: Path, visit: Callable[..., Page]) -> None:
+    page = visit(site / "map.html", java_script_enabled=False)
+    assert page.locator(".method-map tbody tr:visible").count() == len(methods())
+    assert not page.locator("#method-filter").is_visible()
