@@ -12,7 +12,7 @@ export SOLUTIONS
 SOURCES := _config.yml $(shell find book src data/results -type f ! -path '*/.*' ! -path '*/__pycache__/*' ! -path '*.egg-info/*' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help book offline test lab notebooks bench lint clean
+.PHONY: help book offline test lab notebooks bench lint links clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ lint: $(READY)  ## style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+links: $(READY)  ## follow every link that leads out of the book
+	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output _build/links --builder linkcheck
 
 clean:  ## remove the built book and tool caches; keep .venv and downloaded data
 	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis

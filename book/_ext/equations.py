@@ -25,6 +25,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+
 from tables import link_to_code
 
 REGISTER = "equations.toml"
@@ -51,25 +52,19 @@ def read_register(path: Path) -> dict[str, Entry]:
     entries = {}
     for label, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
         if unknown := set(table) - {"code", "cell", "tests"}:
-            raise ValueError(
-                f"{path.name}: [{label}] has unknown keys {sorted(unknown)}: known are code, cell, tests"
-            )
+            raise ValueError(f"{path.name}: [{label}] has unknown keys {sorted(unknown)}: known are code, cell, tests")
         entry = Entry(
             tuple(table.get("code", ())),
             table.get("cell", False),
             tuple(table.get("tests", ())),
         )
         if not (entry.code or entry.cell) or not entry.tests:
-            raise ValueError(
-                f"{path.name}: [{label}] needs `code` or `cell = true`, and `tests`"
-            )
+            raise ValueError(f"{path.name}: [{label}] needs `code` or `cell = true`, and `tests`")
         entries[label] = entry
     return entries
 
 
-def describe(
-    entry: Entry, document: str, whole_names: bool = False
-) -> list[nodes.Node]:
+def describe(entry: Entry, document: str, whole_names: bool = False) -> list[nodes.Node]:
     """The words, with links, of the line below an equation.
 
     Parameters
@@ -81,9 +76,7 @@ def describe(
     whole_names
         Whether a test is named with its file.
     """
-    makers: list[nodes.Node] = [
-        link_to_code(path, document) for path in entry.code
-    ]
+    makers: list[nodes.Node] = [link_to_code(path, document) for path in entry.code]
     makers += [nodes.Text(CELLS)] * entry.cell
     tests: list[nodes.Node] = []
     for name in entry.tests:
@@ -161,29 +154,19 @@ class FillIndex(SphinxPostTransform):
             sections = [
                 self._section(
                     name,
-                    [
-                        (e, entries[label])
-                        for e, label in equations
-                        if label in entries
-                    ],
+                    [(e, entries[label]) for e, label in equations if label in entries],
                 )
                 for name in pages_in_order(self.env)
                 if (equations := list(_labelled(self.env.get_doctree(name))))
             ]
             place.replace_self(sections)
-            self.env.domains["math"].data["has_equations"][self.env.docname] = (
-                True  # so that the page loads MathJax
-            )
+            self.env.domains["math"].data["has_equations"][self.env.docname] = True  # so that the page loads MathJax
 
-    def _section(
-        self, page: str, equations: list[tuple[nodes.math_block, Entry]]
-    ) -> nodes.section:
+    def _section(self, page: str, equations: list[tuple[nodes.math_block, Entry]]) -> nodes.section:
         here = self.env.docname
         section = nodes.section(ids=[nodes.make_id(f"equations-{page}")])
         title = self.env.titles[page].astext()
-        section += nodes.title(
-            "", "", *self.env.titles[page].deepcopy().children, names=[title]
-        )
+        section += nodes.title("", "", *self.env.titles[page].deepcopy().children, names=[title])
         for equation, entry in equations:
             latex = equation.astext()
             section += nodes.math_block(
@@ -198,10 +181,7 @@ class FillIndex(SphinxPostTransform):
                 refwarn=True,
             )  # fmt: skip
             words = describe(entry, here, whole_names=True)
-            words = [
-                nodes.Text("the chapter’s cells") if word == CELLS else word
-                for word in words
-            ]
+            words = [nodes.Text("the chapter’s cells") if word == CELLS else word for word in words]
             section += nodes.paragraph(
                 "",
                 "",

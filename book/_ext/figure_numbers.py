@@ -24,11 +24,7 @@ def number_figures(app: Sphinx, document: nodes.document) -> None:
     chapter = NUMBERS.get(app.env.docname)
     if chapter is None:
         return
-    outputs = [
-        part
-        for part in document.findall(nodes.container)
-        if "cell_output" in part["classes"]
-    ]
+    outputs = [part for part in document.findall(nodes.container) if "cell_output" in part["classes"]]
     for count, output in enumerate(filter(shows_a_picture, outputs), start=1):
         words = f"Figure {chapter}.{count}"
         output += nodes.paragraph(

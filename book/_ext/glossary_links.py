@@ -48,11 +48,7 @@ class LinkTerms(SphinxPostTransform):
 
     def run(self, **_: Any) -> None:
         here = self.env.docname
-        if (
-            "/" not in here
-            or here.startswith("api/")
-            or PAGE not in self.env.all_docs
-        ):
+        if "/" not in here or here.startswith("api/") or PAGE not in self.env.all_docs:
             return
         known = definitions(self.env.get_doctree(PAGE))
         page = self.app.builder.get_relative_uri(here, PAGE)
@@ -78,9 +74,7 @@ class LinkTerms(SphinxPostTransform):
                 )  # fmt: skip
                 end = match.end()
             if pieces:
-                text.parent.replace(
-                    text, [*pieces, nodes.Text(text.astext()[end:])]
-                )
+                text.parent.replace(text, [*pieces, nodes.Text(text.astext()[end:])])
 
 
 def _is_prose(text: nodes.Text) -> bool:

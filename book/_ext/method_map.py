@@ -11,9 +11,9 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from tables import Cell, link_to_code, link_to_page, make_table
 
 from deeptransfer.catalogue import Method, methods
+from tables import Cell, link_to_code, link_to_page, make_table
 
 KINDS = {
     "baseline": "a baseline",
@@ -64,24 +64,13 @@ class MethodMap(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         records = methods()
-        known = {
-            name: list(
-                dict.fromkeys(fact for m in records for fact in facts(m)[name])
-            )
-            for name in FILTERS
-        }
+        known = {name: list(dict.fromkeys(fact for m in records for fact in facts(m)[name])) for name in FILTERS}
         titles = ("Method", "Assumes", "Needs", "Code and cost")
         classes = [
-            [
-                css_class(name, fact, known[name])
-                for name in FILTERS
-                for fact in facts(method)[name]
-            ]
+            [css_class(name, fact, known[name]) for name in FILTERS for fact in facts(method)[name]]
             for method in records
         ]
-        table = make_table(
-            titles, map(self._row, records), "method-map", classes
-        )
+        table = make_table(titles, map(self._row, records), "method-map", classes)
         return [nodes.raw("", _form(known) + SCRIPT, format="html"), table]
 
     def _row(self, method: Method) -> list[Cell]:
@@ -98,9 +87,7 @@ class MethodMap(SphinxDirective):
             nodes.literal(method.name, method.name),
             nodes.Text(f" {method.paper}"),
         )
-        options = ", ".join(
-            f"{key}={value!r}" for key, value in method.options.items()
-        )
+        options = ", ".join(f"{key}={value!r}" for key, value in method.options.items())
         code = nodes.paragraph(
             "",
             "",
@@ -119,13 +106,10 @@ def _form(known: dict[str, list[str]]) -> str:
     fields = "".join(
         f'<label>{title} <select name="{name}"><option value="">any</option>'
         + "".join(
-            f'<option value="{css_class(name, fact, facts_of)}">{html.escape(fact)}</option>'
-            for fact in facts_of
+            f'<option value="{css_class(name, fact, facts_of)}">{html.escape(fact)}</option>' for fact in facts_of
         )
         + "</select></label>"
-        for (name, title), facts_of in zip(
-            FILTERS.items(), known.values(), strict=True
-        )
+        for (name, title), facts_of in zip(FILTERS.items(), known.values(), strict=True)
     )
     return (
         f'<form id="method-filter" aria-label="Choose methods" hidden>{fields}'

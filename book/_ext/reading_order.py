@@ -16,9 +16,9 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from tables import link_to_page, make_table
 
 from deeptransfer.catalogue import CHAPTERS
+from tables import link_to_page, make_table
 
 WIDTH, HEIGHT, GAP_X, GAP_Y = 190, 56, 30, 34  # of a box and between boxes
 MARGIN = 36  # lines that pass a box go round it on the left
@@ -27,10 +27,7 @@ MARGIN = 36  # lines that pass a box go round it on the left
 def read_order(path: Path) -> dict[str, dict[str, Any]]:
     """Title, column, needs and helps of each chapter."""
     chapters = tomllib.loads(path.read_text(encoding="utf-8"))
-    return {
-        page: {"needs": [], "helps": [], **facts}
-        for page, facts in chapters.items()
-    }
+    return {page: {"needs": [], "helps": [], **facts} for page, facts in chapters.items()}
 
 
 def minutes_to_read(notebook: dict[str, Any]) -> int | None:
@@ -48,9 +45,7 @@ def seconds_to_run(notebook: dict[str, Any]) -> float:
 
 def row_of(page: str, order: dict[str, dict[str, Any]]) -> int:
     """The longest way to a chapter through what it needs."""
-    before = [
-        p for p in (*order[page]["needs"], *order[page]["helps"]) if p in order
-    ]
+    before = [p for p in (*order[page]["needs"], *order[page]["helps"]) if p in order]
     return 1 + max((row_of(p, order) for p in before), default=-1)
 
 
@@ -80,9 +75,7 @@ def draw(
         for kind in ("needs", "helps"):
             for before in (p for p in order[page][kind] if p in places):
                 dash = ' stroke-dasharray="5 4"' if kind == "helps" else ""
-                lines.append(
-                    f'<path d="{_way(places[before], (x, y))}"{dash}/>'
-                )
+                lines.append(f'<path d="{_way(places[before], (x, y))}"{dash}/>')
         first, second = (html.escape(words) for words in titles[page])
         boxes.append(
             f'<a href="{links[page]}"><rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="7"/>'
@@ -116,15 +109,8 @@ class ReadingOrder(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         source, here = Path(self.env.srcdir), self.env.docname
         self.env.note_dependency(str(source / "reading.toml"))
-        known = {
-            page: facts
-            for page, facts in read_order(source / "reading.toml").items()
-        }
-        order = {
-            page: known[page]
-            for page in CHAPTERS.values()
-            if page in self.env.found_docs and page in known
-        }
+        known = read_order(source / "reading.toml")
+        order = {page: known[page] for page in CHAPTERS.values() if page in self.env.found_docs and page in known}
         numbers = {page: number for number, page in CHAPTERS.items()}
         titles, links, rows = {}, {}, []
         total = 0
@@ -152,9 +138,7 @@ class ReadingOrder(SphinxDirective):
             )
         hours = f"{total / 60:.0f} hours" if total >= 90 else f"{total} min"
         rows.append(("", "together", "", hours, ""))
-        table = make_table(
-            ("", "Chapter", "Read before", "To read", "To run"), rows
-        )
+        table = make_table(("", "Chapter", "Read before", "To read", "To run"), rows)
         return [nodes.raw("", draw(order, titles, links), format="html"), table]
 
 

@@ -11,9 +11,7 @@ from sphinx_exercise.nodes import solution_node
 
 
 def is_hidden_cell(node: nodes.Node) -> bool:
-    return (
-        isinstance(node, nodes.container) and "tag_hide-cell" in node["classes"]
-    )
+    return isinstance(node, nodes.container) and "tag_hide-cell" in node["classes"]
 
 
 def remove_solutions(app: Sphinx, document: nodes.document) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from tables import Cell, link_to_page, make_table
 
 from deeptransfer.catalogue import CHAPTERS
 from deeptransfer.experiments import data_folder
+from tables import Cell, link_to_page, make_table
 
 VERSIONS = (
     "deeptransfer",
@@ -38,9 +38,7 @@ class NotebookStatus(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         rows, seconds = [], 0.0
-        for page in (
-            page for page in CHAPTERS.values() if page in self.env.found_docs
-        ):
+        for page in (page for page in CHAPTERS.values() if page in self.env.found_docs):
             path = Path(self.env.srcdir) / f"{page}.ipynb"
             self.env.note_dependency(str(path))
             notebook = json.loads(path.read_text(encoding="utf-8"))
@@ -76,10 +74,7 @@ class NotebookStatus(SphinxDirective):
 def summaries(results: Path) -> Iterator[tuple[str, ...]]:
     """One line for each folder of stored runs."""
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
-        runs = [
-            json.loads(path.read_text(encoding="utf-8"))
-            for path in folder.glob("*.json")
-        ]
+        runs = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
         if not runs:
             continue
         seconds = sum(run.get("seconds", 0) for run in runs)
@@ -88,12 +83,7 @@ def summaries(results: Path) -> Iterator[tuple[str, ...]]:
             str(len(runs)),
             str(len({run["config"].get("seed") for run in runs})),
             f"{seconds / 60:.0f} min",
-            _all(
-                {
-                    f"{run.get('device', 'cpu')}, {run.get('threads', 1)} thread"
-                    for run in runs
-                }
-            ),
+            _all({f"{run.get('device', 'cpu')}, {run.get('threads', 1)} thread" for run in runs}),
             _all({run["versions"]["torch"] for run in runs}),
         )
 
@@ -107,9 +97,7 @@ class ResultStatus(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         titles = ("Grid", "Runs", "Seeds", "Time", "Device", "torch")
-        return [
-            make_table(titles, summaries(data_folder() / "results"), "numbers")
-        ]
+        return [make_table(titles, summaries(data_folder() / "results"), "numbers")]
 
 
 class VersionStatus(SphinxDirective):
@@ -130,9 +118,7 @@ class DataSources(SphinxDirective):
         register = data_folder() / "datasets.toml"
         self.env.note_dependency(str(register))
         rows: list[tuple[Cell, ...]] = []
-        for facts in tomllib.loads(
-            register.read_text(encoding="utf-8")
-        ).values():
+        for facts in tomllib.loads(register.read_text(encoding="utf-8")).values():
             title = nodes.reference("", facts["title"], refuri=facts["page"])
             rows.append((title, facts["licence"], facts["citation"]))
         return [make_table(("Data set", "Licence", "To cite"), rows)]

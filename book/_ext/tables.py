@@ -50,9 +50,7 @@ def _entry(cell: Cell) -> nodes.entry:
     return nodes.entry("", *cell)
 
 
-def link_to_page(
-    page: str, here: str, words: str = ""
-) -> addnodes.pending_xref:
+def link_to_page(page: str, here: str, words: str = "") -> addnodes.pending_xref:
     """A link to a page of the book, under its title unless other words are given."""
     return addnodes.pending_xref(
         "", nodes.inline("", words), refdomain="std", reftype="doc", reftarget=f"/{page}", refexplicit=bool(words),

@@ -51,7 +51,7 @@ def test_every_equation_has_its_entry_and_every_entry_its_equation() -> None:
 def test_every_reference_has_its_equation() -> None:
     """Sphinx says so too, but only where the whole book is built."""
     for path, text in sources().items():
-        lost = {label for label in re.findall(r"\{eq\}`(?:[^`<]*<)?(eq-[\w-]+)>?`", text)} - set(ENTRIES)
+        lost = set(re.findall(r"\{eq\}`(?:[^`<]*<)?(eq-[\w-]+)>?`", text)) - set(ENTRIES)
         assert not lost, f"{path.relative_to(BOOK)} refers to equations that are not there: {sorted(lost)}"
 
 

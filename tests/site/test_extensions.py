@@ -15,7 +15,8 @@ from reading_order import draw, read_order, row_of
 
 from deeptransfer.catalogue import CHAPTERS
 
-CONFIG = """extensions = ["myst_nb", "sphinx_exercise", "sphinx.ext.autodoc", "equations", "figure_numbers", "glossary_links", "solutions"]
+CONFIG = """extensions = ["myst_nb", "sphinx_exercise", "sphinx.ext.autodoc"]
+extensions += ["equations", "figure_numbers", "glossary_links", "solutions"]
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 html_theme = "basic"
@@ -65,7 +66,7 @@ def write_book(folder: Path) -> Path:
 
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [
-        markdown("# The kernel\n\nA `kernel`, then kernels and a kernel matrix, and a kernel again.\n\n$$\na\n$$ (eq-one)"),
+        markdown("# The kernel\n\nA `kernel`, then kernels, a kernel matrix, a kernel.\n\n$$\na\n$$ (eq-one)"),
         code("show(1)", outputs=shows(PICTURE)),
         code("print(1)", outputs=[nbformat.v4.new_output("stream", text="no picture")]),
         code("show(2)", outputs=shows(SLIDERS), metadata={"tags": ["hide-cell"]}),

@@ -42,7 +42,7 @@ def test_bundle_opens_without_a_network_and_asks_for_nothing_outside(
     page.on("requestfailed", lambda request: failed.append(request.url))
     for name in ("index.html", "map.html", "part2/mmd.html"):
         visit(unpacked / name)
-        assert page.locator("h1").first.is_visible()
+        assert page.locator("article h1").is_visible()
         assert page.locator(".math").count() == page.locator(".math mjx-container").count()
     assert not failed
     outside = [url for url in asked if urlsplit(url).scheme not in ("file", "data", "blob")]
