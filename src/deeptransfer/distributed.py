@@ -58,7 +58,7 @@ class Distributed(nn.Module):
     ----------
     network : Module
         The network to train; it is the one that :meth:`forward` means, whatever it is given.
-    objective : Objective
+    objective : deeptransfer.objectives.Objective
         What is minimised.
     device : device
         Of the network.
