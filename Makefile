@@ -9,7 +9,8 @@ BUILT  := $(OUTPUT)_build/built
 BUNDLE := walk-through-deep-transfer-learning
 export SOLUTIONS
 # Everything the built pages depend on: the book, the library (API pages), stored results, the configuration.
-SOURCES := _config.yml $(shell find book src data/results -type f ! -path '*/.*' ! -path '*/__pycache__/*' ! -path '*.egg-info/*' 2>/dev/null)
+SOURCES := _config.yml data/datasets.toml $(shell find book src -type f ! -path '*/.*' ! -path '*/__pycache__/*' ! -path '*.egg-info/*' 2>/dev/null; \
+           find data/results -name '*.json' 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .PHONY: help book offline test lab notebooks bench lint links clean
