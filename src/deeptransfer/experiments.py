@@ -140,6 +140,16 @@ class RunConfig:
             raise ValueError(f"{self.objective!r} with {self.norm!r} is not an objective with a normalisation")
         if self.objective == "source-only" and norm.has_layer:
             raise ValueError(f"source-only never passes a target batch, which {self.norm!r} needs: use 'bn' or 'adabn'")
+        for name, least in (
+            ("steps", 1),
+            ("batch_size", 1),
+            ("every", 1),
+            ("start", 0),
+            ("labelled", 0),
+            ("scored", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         for name, need in (("start", catalogue.START), ("labelled", catalogue.LABELLED)):
             if need in method.needs and getattr(self, name) < 1:
                 raise ValueError(f"{self.objective!r} needs {need}: give {name}, not {getattr(self, name)}")
@@ -322,7 +332,17 @@ def build_network(config: RunConfig, classes: int, shape: tuple[int, ...]) -> Ne
 
 
 def few_labelled(target: Domain, per_class: int, seed: int) -> Domain:
-    """Some labelled images of each class of the target."""
+    """Some labelled images of each class of the target.
+
+    Raises
+    ------
+    ValueError
+        If a class has fewer.
+    """
+    if target.labels.bincount(minlength=len(target.classes)).min() < per_class:
+        counts = target.labels.bincount(minlength=len(target.classes))
+        rare = f"{target.classes[int(counts.argmin())]!r} of {target.name!r} has {int(counts.min())} images"
+        raise ValueError(f"class {rare}, fewer than labelled={per_class}")
     labels, generator = target.labels, torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     chosen = [order[labels[order] == k][:per_class] for k in range(len(target.classes))]

@@ -1,9 +1,9 @@
 """Which code made a number: a hash of the definitions that a function reaches inside this package.
 
 Starting from some roots, every top-level function, class and constant whose name occurs in a reached definition is
-reached too; a name behind a module, as in ``module.function``, is not followed. Comments, docstrings, annotations and
-what is raised make no number and are left out; so is code that is not reached, whatever file it is in. The listing does
-not depend on the version of Python.
+reached too; a name behind a module, as in ``module.function``, is not followed. Comments, docstrings, annotations, and
+conditions that can only raise make no number and are left out; so is code that is not reached, whatever file it is in.
+The listing does not depend on the version of Python.
 """
 
 from __future__ import annotations
@@ -126,6 +126,14 @@ def _imported(node: ast.ImportFrom, module: str) -> dict[str, str]:
     return {alias.asname or alias.name: f"{origin}.{alias.name}" for alias in node.names}
 
 
+def _is_guard(value: ast.AST) -> bool:
+    """Whether nothing but an error can come of a statement: a raise, or a condition behind which all ends in one."""
+    if isinstance(value, ast.If):
+        names_a_value = any(isinstance(part, ast.NamedExpr) for part in ast.walk(value.test))
+        return isinstance(value.body[-1], ast.Raise) and not value.orelse and not names_a_value
+    return isinstance(value, ast.Raise)
+
+
 def _items(value: object) -> Iterator[ast.AST | str]:
     """A definition in order: its nodes, and the texts of the rest."""
     if isinstance(value, list):
@@ -133,9 +141,9 @@ def _items(value: object) -> Iterator[ast.AST | str]:
             yield from _items(part)
         yield "]"
     elif isinstance(value, ast.AST):
-        yield value
-        if isinstance(value, ast.Raise):
+        if _is_guard(value):
             return
+        yield value
         documented = isinstance(value, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(value) is not None
         for name, part in ast.iter_fields(value):
             if name not in NO_NUMBER and part is not None and part != []:

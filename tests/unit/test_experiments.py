@@ -1,4 +1,4 @@
-"""Runs, fingerprints, grids, tables and the command line."""
+"""Runs, fingerprints, tables and the command line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import json
 import re
 import runpy
 import statistics
-import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 import pytest
@@ -16,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from deeptransfer import __main__ as command_line
-from deeptransfer import experiments, provenance, results
+from deeptransfer import experiments, grids, provenance, results
 from deeptransfer.domains import TensorDomain
 from deeptransfer.experiments import RunConfig, fingerprint
 
@@ -30,22 +28,11 @@ TINY = RunConfig(
 def quick(monkeypatch):
     """Small splits, no progress bars, on the CPU."""
     whole = experiments.load_domain
-    monkeypatch.setattr(experiments, "load_domain", lambda name, split: whole(name, split).subset(range(200)))
+    monkeypatch.setattr(
+        experiments, "load_domain", lambda name, split, size=None: whole(name, split, size=size).subset(range(200))
+    )
     monkeypatch.setenv("DEEPTRANSFER_PROGRESS", "0")
     monkeypatch.setenv("DEEPTRANSFER_DEVICE", "cpu")
-
-
-@pytest.fixture
-def pretended(monkeypatch):
-    """Runs that take no time; the list of those that were done."""
-    done = []
-
-    def run(config):
-        done.append(config.name)
-        return {"config": asdict(config), "fingerprint": fingerprint(config)}
-
-    monkeypatch.setattr(experiments, "run", run)
-    return done
 
 
 # -------------------------------------------------------------------------------------------------------------- runs
@@ -82,8 +69,8 @@ def test_selections_take_the_last_the_most_informative_and_the_best_point():
 
 
 def test_no_target_label_enters_the_training_or_the_label_free_choice(monkeypatch):
-    def permuted(name, split):
-        domain = load(name, split)
+    def permuted(name, split, size=None):
+        domain = load(name, split, size=size)
         images, labels = domain.tensors
         return TensorDomain(name, images, (3 * labels + 1) % 10, domain.classes) if name == "pen" else domain
 
@@ -173,6 +160,8 @@ EDITS = [
     ("deeptransfer.objectives", "Domain adaptive neural network: MMD²", "Something else: MMD²", False),
     ("deeptransfer.training", "# one transfer for all terms", "# a comment", False),
     ("deeptransfer.training", "loss {name!r} is", "the loss {name!r} is", False),
+    ("deeptransfer.training", "if steps < 1 or", "if steps < 2 or", False),  # a guard: it can only raise
+    ("deeptransfer.training", "if optimizer is None:", "if optimizer is not None:", True),
     ("deeptransfer.training", "lr: float = 0.02", 'lr: "a rate" = 0.02', False),
     ("deeptransfer.objectives", "(confidence >= self.threshold)", "(confidence > self.threshold)", False),
     ("deeptransfer.discrepancy", "def linear_time_mmd2(", "def renamed(", False),
@@ -222,109 +211,7 @@ def test_a_result_of_a_recipe_that_is_no_longer_known_is_stale():
     assert experiments.is_stale({**result, "config": {**result["config"], "objective": "renamed"}})
 
 
-# ------------------------------------------------------------------------------------------------------------- grids
-
-
-def test_a_grid_does_what_is_missing_or_stale_and_nothing_else(tmp_path, pretended):
-    configs = [replace(TINY, seed=seed) for seed in range(3)]
-    assert len(experiments.grid(configs, tmp_path)) == 3
-    pretended.clear()
-    assert experiments.grid(configs, tmp_path) == []
-    old = tmp_path / f"{configs[1].name}.json"
-    old.write_text(json.dumps({**json.loads(old.read_text()), "fingerprint": "0" * 16}))
-    (tmp_path / f"{configs[2].name}.json").write_text('{"config": {"sour')  # broken
-    experiments.grid(configs, tmp_path)
-    assert pretended == [configs[1].name, configs[2].name]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{config.name}.json" for config in configs)
-
-
-def test_a_run_that_fails_does_not_stop_the_others(tmp_path, pretended, monkeypatch):
-    good = experiments.run
-
-    def run(config):
-        if config.seed == 0:
-            raise FloatingPointError("loss 'mmd' is nan at step 3")
-        return good(config)
-
-    monkeypatch.setattr(experiments, "run", run)
-    with pytest.raises(RuntimeError, match=r"seed0: FloatingPointError: loss 'mmd' is nan at step 3"):
-        experiments.grid([replace(TINY, seed=seed) for seed in range(3)], tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_two_recipes_never_share_a_file(tmp_path):
-    with pytest.raises(ValueError, match="two grids"):
-        experiments.grid([TINY, replace(TINY, steps=6)], tmp_path)
-    assert TINY.name != replace(TINY, settings={"weight": 2.0}).name
-
-
-def test_a_run_that_another_holds_is_left_to_it(tmp_path, pretended):
-    with experiments._locked(tmp_path / f"{TINY.name}.lock") as mine:
-        assert mine
-        assert experiments.grid([TINY], tmp_path) == []
-    assert pretended == []
-    assert len(experiments.grid([TINY], tmp_path)) == 1
-
-
-def test_a_run_that_another_finished_between_our_look_and_our_lock_is_not_repeated(tmp_path, pretended, monkeypatch):
-    @contextmanager
-    def slow(path):
-        results.write_json({"fingerprint": fingerprint(TINY)}, path.with_suffix(".json"))
-        yield True
-
-    monkeypatch.setattr(experiments, "_locked", slow)
-    assert experiments.grid([TINY], tmp_path) == []
-    assert pretended == []
-
-
-WORKER = """
-import sys, time, pathlib
-from deeptransfer import experiments
-folder, log, ready, others = map(pathlib.Path, sys.argv[1:])
-def run(config):
-    with open(log, "a") as file:
-        file.write(config.name + "\\n")
-    time.sleep(0.2)
-    return {"fingerprint": experiments.fingerprint(config)}
-experiments.run = run
-configs = [experiments.RunConfig(source="print", target="pen", seed=seed) for seed in range(6)]
-ready.touch()
-while not others.exists():
-    time.sleep(0.01)
-experiments.grid(configs, folder)
-"""
-
-
-def test_two_processes_share_a_grid_and_do_no_run_twice(tmp_path):
-    a, b, log, folder = (tmp_path / name for name in ("a", "b", "log", "grid"))
-    arguments = [map(str, (folder, log, mine, other)) for mine, other in ((a, b), (b, a))]
-    processes = [subprocess.Popen([sys.executable, "-c", WORKER, *paths]) for paths in arguments]
-    assert [process.wait(120) for process in processes] == [0, 0]
-    names = log.read_text().split()
-    assert len(names) == len(set(names)) == 6
-    assert len(list(folder.iterdir())) == 6
-
-
-HOLDER = """
-import fcntl, sys, time
-with open(sys.argv[1], "w") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_the_lock_of_a_process_that_died_is_taken_over(tmp_path, pretended):
-    lock, result = (tmp_path / f"{TINY.name}.{suffix}" for suffix in ("lock", "json"))
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout.readline() == "held\n"
-            assert experiments.grid([TINY], tmp_path) == []
-        finally:
-            process.kill()
-    assert lock.exists()  # left behind
-    assert experiments.grid([TINY], tmp_path) == [result]
-    assert list(tmp_path.iterdir()) == [result]
+# ------------------------------------------------------------------------------------------------------------ tables
 
 
 def test_a_result_is_visible_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -345,45 +232,6 @@ def test_a_result_is_visible_whole_or_not_at_all(tmp_path, monkeypatch):
     assert json.loads(path.read_text()) == {"old": 1}
     assert list(tmp_path.iterdir()) == [path]
 
-
-def test_a_grid_file_holds_every_combination_and_the_oracles(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "data_folder", lambda: tmp_path)
-    (tmp_path / "grids").mkdir()
-    file = tmp_path / "grids" / "some.toml"
-    text = 'objectives = ["joint", "dann"]\ntasks = ["print:pen", "print:scene"]\nnorms = ["bn", "rn"]\noracle = true\n'
-    file.write_text(text + "seeds = [0, 1]\n[recipe]\nsteps = 7\n")
-    configs = experiments.load_grid("some")
-    assert len({config.name for config in configs}) == len(configs) == 2 * (2 * 2 * 2 + 2)
-    assert all(config.steps == 7 for config in configs)
-    assert sum(config.source == config.target == "scene" for config in configs) == 2
-    with pytest.raises(ValueError, match=r"unknown grid 'other': known ones are some"):
-        experiments.load_grid("other")
-    file.write_text(text + "seeds = [0]\n[recipe]\nsteppes = 7\n")
-    with pytest.raises(ValueError, match="RunConfig"):
-        experiments.load_grid("some")
-
-
-def test_a_grid_crosses_its_settings_and_leaves_the_oracle_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "data_folder", lambda: tmp_path)
-    (tmp_path / "grids").mkdir()
-    (tmp_path / "grids" / "some.toml").write_text(
-        'objectives = ["jan"]\ntasks = ["print:pen"]\nsettings = [{ weight = 1.0 }, { weight = 3.0 }]\noracle = true\n'
-        "seeds = [0]\n[recipe]\nsteps = 7\n"
-    )
-    configs = experiments.load_grid("some")
-    assert [(config.objective, config.settings) for config in configs] == [
-        ("jan", {"weight": 1.0}),
-        ("jan", {"weight": 3.0}),
-        ("source-only", {}),
-    ]
-
-
-def test_the_grids_of_the_book_are_sound():
-    for path in (experiments.data_folder() / "grids").glob("*.toml"):
-        assert experiments.load_grid(path.stem)
-
-
-# ------------------------------------------------------------------------------------------------------------ tables
 
 ACCURACIES = {  # (source, target, objective, seed): last, label-free, oracle
     ("print", "pen", "source-only", 0): (0.60, 0.62, 0.66),
@@ -486,7 +334,8 @@ def test_run_prints_what_the_library_returns(tmp_path):
 
 
 def test_grid_and_table_work_on_the_folder_of_that_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "data_folder", lambda: tmp_path)
+    for module in (experiments, grids):
+        monkeypatch.setattr(module, "data_folder", lambda: tmp_path)
     (tmp_path / "grids").mkdir()
     (tmp_path / "grids" / "small.toml").write_text(
         'objectives = ["source-only"]\ntasks = ["print:pen"]\nseeds = [0]\n[recipe]\nsteps = 1\nbatch_size = 8\n'

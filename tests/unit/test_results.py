@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 
-from deeptransfer import experiments, layerwise
+from deeptransfer import experiments, grids, layerwise
 
 LAYERWISE = {path.stem for path in (experiments.data_folder() / "layerwise").glob("*.toml")}
 RESULTS = experiments.data_folder() / "results"
 
 
 def made_by(folder):
-    """The module whose runs a folder holds."""
-    return layerwise if folder in LAYERWISE else experiments
+    """What tells a stale run of a folder, and what reads its grid."""
+    return (layerwise.is_stale, layerwise.load_grid) if folder in LAYERWISE else (experiments.is_stale, grids.load_grid)
 
 
 def test_no_stored_result_is_stale():
     stale = [
         f"{path.parent.name}/{path.name}"
         for path in sorted(RESULTS.glob("*/*.json"))
-        if made_by(path.parent.name).is_stale(json.loads(path.read_text(encoding="utf-8")))
+        if made_by(path.parent.name)[0](json.loads(path.read_text(encoding="utf-8")))
     ]
     assert not stale, "the code or recipe behind these has changed: python -m deeptransfer grid NAME, or layerwise NAME"
 
@@ -28,4 +28,4 @@ def test_every_stored_result_belongs_to_its_grid():
     """A run that a changed grid no longer holds would still enter its table."""
     for folder in (path for path in RESULTS.glob("*") if path.is_dir()):
         stored = {path.stem for path in folder.glob("*.json")}
-        assert stored <= {config.name for config in made_by(folder.name).load_grid(folder.name)}, folder.name
+        assert stored <= {config.name for config in made_by(folder.name)[1](folder.name)}, folder.name
