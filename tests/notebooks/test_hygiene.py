@@ -6,6 +6,7 @@ import base64
 import re
 import statistics
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,30 @@ def test_opens_with_its_one_title(path: Path) -> None:
 @every_chapter
 def test_chapter_explains(path: Path) -> None:
     assert len(re.findall(r"[^\W\d_]{2,}", prose(markdown(path)))) >= MIN_WORDS
+
+
+@every_chapter
+def test_chapter_asks_before_it_shows_and_answers_after(path: Path) -> None:
+    text = markdown(path)
+    asked, answered = text.find("\n:class: predict\n"), text.find("{admonition} What came out\n:class: dropdown")
+    assert 0 < asked < answered
+
+
+@every_chapter
+def test_chapter_says_how_long_it_takes_to_read(path: Path) -> None:
+    """The page `how-to-read` shows it."""
+    assert re.search(r"\*\*Time\*\*: about \d+ minutes", read(path).cells[0].source)
+
+
+@every_chapter
+def test_cells_of_solutions_are_folded(path: Path) -> None:
+    """The build without solutions leaves out each folded cell behind one; an open cell would give it away."""
+    cells = read(path).cells
+    open_cells = [
+        cell.source
+        for before, cell in pairwise(cells)
+        if "{solution}" in before.source.rsplit("{exercise}", 1)[-1].rsplit("\n## ", 1)[-1]
+        if before.cell_type == "markdown" and cell.cell_type == "code"
+        if "hide-cell" not in cell.metadata.get("tags", [])
+    ]
+    assert not open_cells
