@@ -2,6 +2,8 @@
 document.addEventListener("DOMContentLoaded", () => {
   // docutils calls the bibliography a list, but its entries no list items
   for (const list of document.querySelectorAll(".citation-list[role=list]")) list.removeAttribute("role");
+  // in the list of sources a package's modules stand beside its item, not in it
+  for (const list of document.querySelectorAll("article ul > ul")) list.previousElementSibling.append(list);
   // the arrows that unfold the contents have no name
   for (const arrow of document.querySelectorAll(".bd-sidebar summary"))
     arrow.setAttribute("aria-label", "Pages under " + arrow.closest("li").querySelector("a").textContent.trim());
