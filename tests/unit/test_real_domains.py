@@ -127,6 +127,7 @@ def test_transform_is_applied_each_time_and_after_the_size(tmp_path):
 def test_image_is_decoded_once_while_there_is_room(tmp_path, monkeypatch):
     domain_folder(tmp_path / "pacs/photo")
     monkeypatch.setattr(folders, "CACHE_BYTES", 3 * 8 * 12 * 4)  # four images
+    monkeypatch.setattr(folders, "_decoded", folders.Decoded())
     domain = load_domain("pacs/photo", "all", root=tmp_path)
     first = [image.clone() for image, _ in domain]
     domain[0][0].zero_()  # what the caller does to an image stays there
@@ -135,6 +136,12 @@ def test_image_is_decoded_once_while_there_is_room(tmp_path, monkeypatch):
     monkeypatch.setattr(FolderDomain, "decode", lambda self, path: (decoded.append(path), decode(self, path))[1])
     assert all(torch.equal(image, before) for (image, _), before in zip(domain, first, strict=True))
     assert decoded == [path for path, _ in domain.samples[4:]]
+    again = load_domain("pacs/photo", "all", root=tmp_path)  # another run in this process
+    assert torch.equal(again[0][0], first[0])
+    assert decoded == [path for path, _ in domain.samples[4:]]
+    os.utime(again.samples[0][0], ns=(1, 1))
+    assert torch.equal(again[0][0], first[0])
+    assert decoded[-1] == again.samples[0][0]  # a file that has changed is read anew
 
 
 def test_labels_are_known_without_decoding_and_subsets_keep_them(tmp_path, monkeypatch):

@@ -19,6 +19,21 @@ CACHE_BYTES = 2**30
 TEST_SHARE = 0.2
 
 
+class Decoded(dict[tuple[str, int, int | None], Tensor]):
+    """Pixels by path, time of change and size, up to ``CACHE_BYTES``."""
+
+    taken = 0
+
+    def keep(self, key: tuple[str, int, int | None], pixels: Tensor) -> None:
+        """Keep the pixels if there is room."""
+        if self.taken + pixels.numel() <= CACHE_BYTES:
+            self[key] = pixels
+            self.taken += pixels.numel()
+
+
+_decoded = Decoded()
+
+
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
     """Whatever goes wrong while ``path`` is read becomes a ValueError that names it."""
@@ -30,7 +45,9 @@ def reading(path: Path | str) -> Iterator[None]:
 
 
 class FolderDomain(Domain):
-    """A domain of image files, RGB. Decoded images are kept in memory as bytes, up to 1 GiB, for the next epoch.
+    """A domain of image files, RGB.
+
+    Decoded images are kept as bytes for the next epoch and the next run, up to 1 GiB in a process.
 
     Parameters
     ----------
@@ -70,8 +87,6 @@ class FolderDomain(Domain):
         low, high = int(self._labels.min()), int(self._labels.max())
         if low < 0 or high >= len(classes):
             raise ValueError(f"labels of {name!r} run from {low} to {high}, but it has {len(classes)} classes")
-        self._decoded: dict[int, Tensor] = {}
-        self._room = CACHE_BYTES
 
     @property
     def labels(self) -> Tensor:
@@ -83,12 +98,12 @@ class FolderDomain(Domain):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.samples[index]
-        pixels = self._decoded.get(index)
+        with reading(path):
+            key = (path, Path(path).stat().st_mtime_ns, self.size)
+        pixels = _decoded.get(key)
         if pixels is None:
             pixels = self.decode(path)
-            if pixels.numel() <= self._room:
-                self._decoded[index] = pixels
-                self._room -= pixels.numel()
+            _decoded.keep(key, pixels)
         image = pixels.float() / 255
         return (self.transform(image) if self.transform else image), label
 
