@@ -34,12 +34,16 @@ VERSIONS = (
 
 
 class NotebookStatus(SphinxDirective):
-    """Time and memory of each chapter's notebook."""
+    """Time and memory of each notebook, the chapters first."""
 
     def run(self) -> list[nodes.Node]:
         rows, seconds = [], 0.0
-        for page in (page for page in CHAPTERS.values() if page in self.env.found_docs):
-            path = Path(self.env.srcdir) / f"{page}.ipynb"
+        source = Path(self.env.srcdir)
+        others = sorted(
+            page for page in self.env.found_docs - set(CHAPTERS.values()) if (source / f"{page}.ipynb").exists()
+        )
+        for page in [page for page in CHAPTERS.values() if page in self.env.found_docs] + others:
+            path = source / f"{page}.ipynb"
             self.env.note_dependency(str(path))
             notebook = json.loads(path.read_text(encoding="utf-8"))
             stored, cells = notebook["metadata"]["stored"], notebook["cells"]
