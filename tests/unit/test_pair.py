@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeptransfer.domains import Batch, Domain, DomainPair, TensorDomain, harmonise, random_shift
+from deeptransfer.domains import Batch, Domain, DomainPair, TensorDomain, harmonise, random_crop_and_flip, random_shift
+from deeptransfer.domains import pair as pair_module
 
 
 def numbered(n, name="source", channels=1, side=2, classes="01", offset=0.0, transform=None):
@@ -152,7 +153,7 @@ def test_labelled_target_images_bring_their_labels():
     assert batch.yl.tolist() == [(i - 500) % 2 for i in indices(batch.xl)]
 
 
-def test_second_view_shows_the_same_target_images_moved_otherwise():
+def test_second_view_shows_the_same_target_images_moved_otherwise(monkeypatch):
     images = torch.rand(6, 1, 8, 8)
     target = TensorDomain("target", images, torch.zeros(6), "01")
     source = TensorDomain("source", images, torch.zeros(6), "01")
@@ -162,7 +163,8 @@ def test_second_view_shows_the_same_target_images_moved_otherwise():
         calls.append(x)
         return random_shift(x, generator)
 
-    batch = DomainPair(source, target, 6, 0, views=2, augment=augment).batch(1)
+    monkeypatch.setattr(pair_module, "random_shift", augment)
+    batch = DomainPair(source, target, 6, 0, views=2).batch(1)
     plain = DomainPair(source, target, 6, 0).batch(1)
     assert torch.equal(calls[0], plain.xt)
     assert torch.equal(calls[1], plain.xt)
@@ -170,6 +172,30 @@ def test_second_view_shows_the_same_target_images_moved_otherwise():
     assert not torch.equal(batch.xt, batch.xt2)
     assert not torch.equal(batch.xt, plain.xt)
     assert plain.xt2 is None
+
+
+def test_an_augmentation_that_is_given_is_for_all_images():
+    few = numbered(4, "few", offset=0.5)
+    plain = pair(labelled_target=few).batch(2)
+    batch = pair(labelled_target=few, augment=lambda x, generator: x + 1).batch(2)
+    for name in ("xs", "xt", "xl"):
+        assert torch.equal(getattr(batch, name), getattr(plain, name) + 1)
+    assert torch.equal(batch.ys, plain.ys)
+
+
+def test_random_crops_are_parts_of_the_image_and_half_are_mirrored():
+    ramp = torch.linspace(0, 1, 32).expand(400, 1, 32, 32)  # brighter to the right
+    crops = random_crop_and_flip(ramp, torch.Generator().manual_seed(0))
+    assert crops.shape == ramp.shape
+    assert 0 <= crops.min() <= crops.max() <= 1
+    slope = (crops[:, 0, 0, -1] - crops[:, 0, 0, 0]).abs()
+    assert 0.55 < slope.min() < 0.7  # never less than 0.6 of the side, but for the border
+    assert 0.9 < slope.max() <= 1
+    mirrored = (crops[:, 0, 0, -1] < crops[:, 0, 0, 0]).float().mean()
+    assert 0.4 < mirrored < 0.6
+    assert torch.allclose(crops[:, :, 0], crops[:, :, -1], atol=1e-5)  # never turned
+    again = random_crop_and_flip(ramp, torch.Generator().manual_seed(0))
+    assert torch.equal(crops, again)
 
 
 def test_random_shift_moves_and_never_wraps():
