@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def unpacked(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle, unpacked elsewhere, so that no path of the checkout can serve it."""
-    run = subprocess.run(["make", "--no-print-directory", "offline"], cwd=ROOT, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        ["make", "--no-print-directory", "offline"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     bundle = Path(run.stdout.strip().splitlines()[-1].removeprefix("Made "))
     folder = tmp_path_factory.mktemp("a reader's folder")
