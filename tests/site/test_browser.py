@@ -77,6 +77,18 @@ def test_nothing_scrolls_sideways_on_a_phone(pages: list[Path], visit: Callable[
     assert not wide
 
 
+def test_numbers_of_formulas_stand_clear_of_them_on_a_phone(pages: list[Path], visit: Callable[..., Page]) -> None:
+    """A formula that is too wide scrolls in its own box, and all of it can be reached."""
+    measure = """() => [...document.querySelectorAll('div.math:has(.eqno)')].filter(e => e.checkVisibility()).filter(e => {
+        const [box, formula, number] = ['mjx-container', 'mjx-math', '.eqno'].map(
+            part => e.querySelector(part).getBoundingClientRect());
+        const right = Math.min(box.right, formula.right);
+        return box.left < 0 || box.right > 391 || (right > number.left && box.bottom > number.top + 1);
+    }).map(e => e.id)"""
+    found = {path.name: ids for path in pages if (ids := visit(path, **PHONE).evaluate(measure))}
+    assert not found
+
+
 # Without the lines of source code and without the slow rule.
 QUICK = {"context": {"exclude": [[".highlight pre"]]}, "rules": {"color-contrast": {"enabled": False}}}
 
