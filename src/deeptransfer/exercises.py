@@ -9,7 +9,9 @@ __all__ = ["attempt"]
 
 
 def attempt(check: Callable[[Any], object], answer: Any) -> None:
-    """Print whether an answer passes the check of its exercise, and if not, why; a notebook that is run to its end goes on.
+    """Print whether an answer passes the check of its exercise, and if not, why.
+
+    Nothing is raised, so that a notebook with open exercises runs to its end.
 
     Parameters
     ----------

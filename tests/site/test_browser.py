@@ -79,7 +79,8 @@ def test_nothing_scrolls_sideways_on_a_phone(pages: list[Path], visit: Callable[
 
 def test_numbers_of_formulas_stand_clear_of_them_on_a_phone(pages: list[Path], visit: Callable[..., Page]) -> None:
     """A formula that is too wide scrolls in its own box, and all of it can be reached."""
-    measure = """() => [...document.querySelectorAll('div.math:has(.eqno)')].filter(e => e.checkVisibility()).filter(e => {
+    measure = """() => [...document.querySelectorAll('div.math:has(.eqno)')].filter(e => {
+        if (!e.checkVisibility()) return false;
         const [box, formula, number] = ['mjx-container', 'mjx-math', '.eqno'].map(
             part => e.querySelector(part).getBoundingClientRect());
         const right = Math.min(box.right, formula.right);
