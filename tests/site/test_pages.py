@@ -15,6 +15,7 @@ from bs4 import BeautifulSoup, Tag
 from PIL import Image
 
 import deeptransfer
+from deeptransfer.catalogue import CHAPTERS
 
 MAX_PAGE_BYTES = 1_500_000
 BOOK = Path(__file__).resolve().parents[2] / "book"
@@ -115,6 +116,15 @@ def test_every_numbered_equation_says_what_computes_and_what_tests_it(pages: lis
             assert line.select("a[href*='api/']") or "this chapter’s cells" in line.get_text()
             numbered += 1
     assert numbered == len(parse(site / "equations.html").select("article .equation-source")) > 0
+
+
+def test_chapters_and_equations_carry_the_numbers_that_the_text_uses(site: Path) -> None:
+    """"Chapter 9" has to be found in the sidebar, and equation (9.2) in chapter 9."""
+    for number, chapter in CHAPTERS.items():
+        page = parse(site / f"{chapter}.html")
+        assert page.h1.get_text().startswith(f"{number}. ")
+        equations = [tag.contents[0] for tag in page.select("article div.math > .eqno")]
+        assert equations == [f"({number}.{i})" for i in range(1, len(equations) + 1)]
 
 
 def test_every_module_has_a_reference_page() -> None:
