@@ -122,7 +122,7 @@ def test_chapters_and_equations_carry_the_numbers_that_the_text_uses(site: Path)
     """"Chapter 9" has to be found in the sidebar, and equation (9.2) in chapter 9."""
     for number, chapter in CHAPTERS.items():
         page = parse(site / f"{chapter}.html")
-        assert page.h1.get_text().startswith(f"{number}. ")
+        assert page.select_one("article h1").get_text().startswith(f"{number}. ")
         equations = [tag.contents[0] for tag in page.select("article div.math > .eqno")]
         assert equations == [f"({number}.{i})" for i in range(1, len(equations) + 1)]
 
