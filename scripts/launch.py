@@ -1,31 +1,46 @@
-"""Copies of the notebooks that run where the book is not installed, such as on Colab.
+"""What the launch buttons open: the notebooks, for machines where the book is not installed, such as Colab and Binder.
 
     python scripts/launch.py https://github.com/OWNER/BOOK v1.0.0 _build/launch
 
 Each copy begins with a cell that fetches the book if the library is missing and does nothing if it is there. The
-book's own notebooks stay without it: their stored outputs belong to their code. The copies are published on the branch
-that the launch buttons open.
+book's own notebooks stay without it: their stored outputs belong to their code. Beside them lies the environment that
+Binder builds. The folder is published as the branch that the buttons open.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
-from notebooks import BOOK, find_notebooks
+from notebooks import BOOK, ROOT, find_notebooks
 
-SETUP = """\
+MYST_NB = "myst-nb>=1"  # of all that builds the pages, what the notebooks import
+SETUP = f"""\
 # Where the book is not installed, fetch it and what it needs (a minute or two). At home this does nothing.
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 if importlib.util.find_spec("deeptransfer") is None:
-    subprocess.run(["git", "clone", "-q", "--depth", "1", "--branch", "{tag}", "{url}", "checkout"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "checkout", "myst-nb>=1"], check=True)
-    sys.path.insert(0, "checkout/src")"""
+    checkout = Path("checkout").resolve()
+    if not checkout.exists():
+        subprocess.run(["git", "clone", "-q", "--depth", "1", "--branch", "{{tag}}", "{{url}}", checkout], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", checkout, "{MYST_NB}"], check=True)
+    sys.path.insert(0, str(checkout / "src"))
+    importlib.invalidate_caches()"""
+
+# Binder has no GPU and little memory: from conda-forge, torch comes without CUDA, and Matplotlib without windows.
+ENVIRONMENT = """\
+channels: [conda-forge]
+dependencies:
+  - python=3.12
+"""
+CONDA_NAMES = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
 
 
 def prepare(notebook: nbformat.NotebookNode, url: str, tag: str) -> nbformat.NotebookNode:
@@ -33,6 +48,16 @@ def prepare(notebook: nbformat.NotebookNode, url: str, tag: str) -> nbformat.Not
     cell = nbformat.v4.new_code_cell(SETUP.format(url=url, tag=tag), id="setup", metadata={"tags": ["remove-cell"]})
     notebook.cells.insert(0, cell)
     return notebook
+
+
+def environment() -> str:
+    """``environment.yml``: what the library needs by ``pyproject.toml``, under conda-forge's names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needs = [
+        re.sub(r"^[\w-]+", lambda name: CONDA_NAMES.get(name[0], name[0]), need)
+        for need in (*project["dependencies"], MYST_NB)
+    ]
+    return ENVIRONMENT + "".join(f"  - {need}\n" for need in needs)
 
 
 def main() -> int:
@@ -46,6 +71,7 @@ def main() -> int:
         copy = arguments.folder / "book" / path.relative_to(BOOK)
         copy.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, copy)
+    (arguments.folder / "environment.yml").write_text(environment(), encoding="utf-8")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A button that opens a chapter on Colab, as soon as ``repository: url`` in ``_config.yml`` says where the book lies."""
+"""Buttons that open a chapter on Colab and on Binder, once ``repository: url`` in ``_config.yml`` says where the book lies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ def add_buttons(_: Sphinx, config: Config) -> None:
     """Colab opens notebooks of GitHub only."""
     options = config.html_theme_options
     if str(options.get("repository_url", "")).startswith("https://github.com/"):
-        options["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
+        options["launch_buttons"] = {
+            "colab_url": "https://colab.research.google.com",
+            "binderhub_url": "https://mybinder.org",
+            "notebook_interface": "jupyterlab",
+        }
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
