@@ -23,6 +23,21 @@ def test_there_are_workflows() -> None:
     assert {path.stem for path in WORKFLOWS} >= {"check", "weekly", "gpu", "publish"}
 
 
+def test_new_versions_are_tried_without_the_constraints_of_the_pins() -> None:
+    """uv reads them from pyproject.toml for every command; with them the newest torch cannot be installed."""
+    jobs = [job for path in WORKFLOWS for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values()]
+    resolving = [job for job in jobs if any("uv pip compile" in step.get("run", "") for step in job["steps"])]
+    assert resolving
+    assert all(job["env"]["UV_NO_CONFIG"] == "1" for job in resolving)
+
+
+def test_once_a_week_each_notebook_runs_forwards_and_backwards() -> None:
+    """Outside of that job these tests are left out."""
+    assert [
+        command for path in WORKFLOWS if path.stem == "weekly" for command in commands(path) if "-m again" in command
+    ]
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_targets_and_files_of_a_workflow_exist(path: Path) -> None:
     for command in commands(path):
