@@ -52,7 +52,7 @@ lint: $(READY)  ## style and types
 	$(VENV)/bin/mypy
 
 links: $(READY)  ## follow every link that leads out of the book
-	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output _build/links --builder linkcheck
+	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output _build/links --builder linkcheck -n
 
 clean:  ## remove the built book and tool caches; keep .venv and downloaded data
 	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis
