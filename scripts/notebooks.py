@@ -93,7 +93,12 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> dict[str, Any]:
         ``seconds`` of processor time and ``peak_mib`` of the kernel.
     """
     client = NotebookClient(
-        notebook, timeout=1000, kernel_name="python3", record_timing=False, store_widget_state=False
+        notebook,
+        timeout=1000,
+        kernel_name="python3",
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
     )
     # What a cell writes to stderr arrives as its output; the process's own stderr only says that it talks over TCP.
     with client.setup_kernel(cwd=str(folder), env={**os.environ, **KERNEL_ENVIRONMENT}, stderr=subprocess.DEVNULL):

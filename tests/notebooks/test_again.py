@@ -23,7 +23,7 @@ def test_cells_run_again_in_reverse_give_the_stored_outputs(path: Path) -> None:
     stored = nbformat.read(path, as_version=4)
     running = copy.deepcopy(stored)
     cells = [i for i, cell in enumerate(running.cells) if cell.cell_type == "code"]
-    client = NotebookClient(running, timeout=1000, kernel_name="python3", record_timing=False)
+    client = NotebookClient(running, timeout=1000, kernel_name="python3", record_timing=False, coalesce_streams=True)
     environment = {**os.environ, **KERNEL_ENVIRONMENT}
     changed = {}
     with client.setup_kernel(cwd=str(path.parent), env=environment, stderr=subprocess.DEVNULL):

@@ -119,7 +119,7 @@ def test_every_numbered_equation_says_what_computes_and_what_tests_it(pages: lis
 
 
 def test_chapters_and_equations_carry_the_numbers_that_the_text_uses(site: Path) -> None:
-    """"Chapter 9" has to be found in the sidebar, and equation (9.2) in chapter 9."""
+    """ "Chapter 9" has to be found in the sidebar, and equation (9.2) in chapter 9."""
     for number, chapter in CHAPTERS.items():
         page = parse(site / f"{chapter}.html")
         assert page.select_one("article h1").get_text().startswith(f"{number}. ")
