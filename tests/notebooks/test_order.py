@@ -16,8 +16,8 @@ import nbformat
 import pytest
 from notebooks import BOOK, find_notebooks
 
-# What changes its first argument, or the object that it is a method of.
-CHANGING_FUNCTIONS = {"fit", "convert_norm", "adapt_statistics", "to_batchnorm"}
+# Which of their arguments these functions change, and the methods that change the object they belong to.
+CHANGING_FUNCTIONS = {"fit": (0, 2), "convert_norm": (0,), "adapt_statistics": (0,)}
 CHANGING_METHODS = {"append", "extend", "insert", "pop", "remove", "clear", "update", "setdefault", "add", "discard",
                     "sort", "reverse", "step", "load_state_dict", "train", "requires_grad_", "backward",
                     "zero_grad", "add_", "sub_", "mul_", "div_", "copy_", "zero_", "fill_", "shuffle"}  # fmt: skip
@@ -144,8 +144,10 @@ class Reader(ast.NodeVisitor):
         called = node.func
         if isinstance(called, ast.Attribute) and called.attr in CHANGING_METHODS:
             self.change(called.value)
-        elif isinstance(called, ast.Name) and called.id in CHANGING_FUNCTIONS and node.args:
-            self.change(node.args[0])
+        elif isinstance(called, ast.Name):
+            for place in CHANGING_FUNCTIONS.get(called.id, ()):
+                if place < len(node.args):
+                    self.change(node.args[place])
         self.generic_visit(node)
 
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
@@ -271,7 +273,7 @@ def test_ambiguous_names_are_found(sources: list[str], faults: set[str]) -> None
         ("net.train()", {"net"}),
         ("import numpy as np\nnp.sort(x)", set()),
         ("make_net().train()", set()),
-        ("fit(net, pair)", {"net"}),
+        ("fit(net, pair, objective)", {"net", "objective"}),
         ("fit(copy(net), pair)", set()),
         ("def f(net):\n    net.eval()", set()),
         ("for net in nets:\n    net.eval()", set()),
