@@ -38,7 +38,7 @@ KERNEL_ENVIRONMENT = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a debugger's remark lands on stderr
 }
 
-KEPT_CELL_METADATA = {"tags", "mystnb", "tolerance"}
+KEPT_CELL_METADATA = {"tags", "mystnb", "caption", "tolerance"}
 
 
 def find_notebooks() -> list[Path]:

@@ -1,4 +1,7 @@
-"""A number under each picture of a chapter: Figure 3.2 is the second of chapter 3."""
+"""A number under each picture of a chapter, and the caption that its cell has in its metadata.
+
+Figure 3.2 is the second of chapter 3. A figure with sliders brings its own words.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,15 @@ def shows_a_picture(output: nodes.Element) -> bool:
 
 
 def number_figures(app: Sphinx, document: nodes.document) -> None:
-    """Put the number behind the output, with an anchor to link to."""
+    """Put number and caption behind the output, with an anchor to link to."""
     chapter = NUMBERS.get(app.env.docname)
     if chapter is None:
         return
     outputs = [part for part in document.findall(nodes.container) if "cell_output" in part["classes"]]
     for count, output in enumerate(filter(shows_a_picture, outputs), start=1):
         words = f"Figure {chapter}.{count}"
+        if caption := output.parent.get("cell_metadata", {}).get("caption"):
+            words += f": {caption}"
         output += nodes.paragraph(
             "",
             words,

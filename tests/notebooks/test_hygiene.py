@@ -134,6 +134,13 @@ def test_every_picture_has_alternative_text(path: Path) -> None:
     assert not silent
 
 
+@every_chapter
+def test_every_picture_has_a_caption(path: Path) -> None:
+    """A figure with sliders holds its own."""
+    shown = [cell for cell, mime, _ in outputs(path) if mime.startswith("image/")]
+    assert not [cell.source for cell in shown if len(cell.metadata.get("caption", "").split()) < 3]
+
+
 @every_notebook
 def test_pictures_and_notebook_are_light(path: Path) -> None:
     assert path.stat().st_size <= MAX_NOTEBOOK_BYTES

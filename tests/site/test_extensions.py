@@ -67,7 +67,7 @@ def write_book(folder: Path) -> Path:
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [
         markdown("# The kernel\n\nA `kernel`, then kernels, a kernel matrix, a kernel.\n\n$$\na\n$$ (eq-one)"),
-        code("show(1)", outputs=shows(PICTURE)),
+        code("show(1)", outputs=shows(PICTURE), metadata={"caption": "A caption."}),
         code("print(1)", outputs=[nbformat.v4.new_output("stream", text="no picture")]),
         code("show(2)", outputs=shows(SLIDERS), metadata={"tags": ["hide-cell"]}),
         markdown("$$\nb\n$$ (eq-two)\n\n## Exercises\n\n```{exercise}\n:label: ex-a\nQuestion\n```\n\n"
@@ -146,7 +146,8 @@ def test_formula_without_an_entry_and_code_that_is_gone_are_warnings(changed: tu
 
 def test_pictures_and_sliders_are_numbered_and_nothing_else(whole: Path) -> None:
     chapter = parse(whole / "part2" / "mmd.html")
-    assert [number.get_text() for number in chapter.select(".figure-number")] == ["Figure 3.1", "Figure 3.2"]
+    numbers = [number.get_text() for number in chapter.select(".figure-number")]
+    assert numbers == ["Figure 3.1: A caption.", "Figure 3.2"]
     assert chapter.find(id="figure-3-2").find_previous(class_="explore")
 
 
