@@ -1,3 +1,6 @@
+// On a reader's first visit no mode is stored, which the theme would report as an error.
+document.documentElement.dataset.mode ||= "auto";
+
 // What screen readers need and the theme leaves out.
 document.addEventListener("DOMContentLoaded", () => {
   // docutils calls the bibliography a list, but its entries no list items

@@ -29,7 +29,9 @@ def book_pages(pages: list[Path], site: Path) -> list[Path]:
 
 
 def test_pages_load_without_errors_or_requests(pages: list[Path], visit: Callable[..., Page]) -> None:
+    """Each of them as the first page that a reader opens."""
     page = visit(pages[0])
+    page.context.add_init_script("localStorage.clear()")
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
