@@ -20,6 +20,7 @@ extensions += ["equations", "figure_numbers", "glossary_links", "solutions"]
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 html_theme = "basic"
+html_sourcelink_suffix = ""
 """
 INDEX = """# Book
 
@@ -165,6 +166,19 @@ def test_solutions_go_with_their_cells_and_nothing_else_goes(whole: Path, change
         assert word not in without
     for word in ("Question", "sliders", "show(2)", "References"):
         assert word in without
+
+
+def test_downloads_lose_the_solutions_too(whole: Path, changed: tuple[Path, str]) -> None:
+    before, after = (
+        nbformat.read(site / "_sources" / "part2" / "mmd.ipynb", as_version=4).cells for site in (whole, changed[0])
+    )
+    assert [cell.source for cell in before if "the_solution" in cell.source]
+    assert len(after) == len(before) - 1
+    text = "".join(cell.source for cell in after)
+    assert "Answer" not in text
+    assert "the_solution" not in text
+    assert "Question" in text
+    assert "show(2)" in text
 
 
 def test_reading_order_knows_every_chapter_and_never_points_forward() -> None:
