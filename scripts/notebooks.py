@@ -17,6 +17,8 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +86,9 @@ def find_faults(notebook: nbformat.NotebookNode) -> list[str]:
     return faults
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path) -> dict[str, Any]:
-    """Run all cells in a fresh kernel, in place.
-
-    Returns
-    -------
-    dict
-        ``seconds`` of processor time and ``peak_mib`` of the kernel.
-    """
+@contextmanager
+def kernel(notebook: nbformat.NotebookNode, folder: Path) -> Iterator[NotebookClient]:
+    """A fresh kernel in ``folder`` for the cells of a notebook, under the conditions of the stored outputs."""
     client = NotebookClient(
         notebook,
         timeout=1000,
@@ -102,6 +99,18 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> dict[str, Any]:
     )
     # What a cell writes to stderr arrives as its output; the process's own stderr only says that it talks over TCP.
     with client.setup_kernel(cwd=str(folder), env={**os.environ, **KERNEL_ENVIRONMENT}, stderr=subprocess.DEVNULL):
+        yield client
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> dict[str, Any]:
+    """Run all cells in a fresh kernel, in place.
+
+    Returns
+    -------
+    dict
+        ``seconds`` of processor time and ``peak_mib`` of the kernel.
+    """
+    with kernel(notebook, folder) as client:
         for place, cell in enumerate(notebook.cells):
             client.execute_cell(cell, place, execution_count=None)
         seconds, peak = _usage(client)

@@ -11,29 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx_exercise.nodes import solution_node
-
-
-def is_hidden_cell(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.container) and "tag_hide-cell" in node["classes"]
-
-
-def remove_solutions(app: Sphinx, document: nodes.document) -> None:
-    """Remove each solution and the folded cells right behind it."""
-    for solution in list(document.findall(solution_node)):
-        parent, place = solution.parent, solution.parent.index(solution)
-        while place + 1 < len(parent) and is_hidden_cell(parent[place + 1]):
-            parent.pop(place + 1)
-        parent.pop(place)
-
 
 SOLUTION = re.compile(r"^(`{3,}|:{3,})\{solution\}.*?^\1 *$\n*", flags=re.MULTILINE | re.DOTALL)
 
 
 def strip(notebook: nbformat.NotebookNode) -> None:
-    """The same for a notebook, in place."""
+    """Remove each solution and the folded cells right behind it, in place."""
     kept, behind = [], False
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -50,8 +34,16 @@ def strip(notebook: nbformat.NotebookNode) -> None:
     notebook.cells = kept
 
 
+def strip_source(app: Sphinx, page: str, source: list[str]) -> None:
+    """What the page is made from."""
+    if app.env.doc2path(page).endswith(".ipynb"):
+        notebook = nbformat.reads(source[0], as_version=4)
+        strip(notebook)
+        source[0] = nbformat.writes(notebook)
+
+
 def strip_downloads(app: Sphinx, exception: Exception | None) -> None:
-    """Strip the notebooks beside the pages."""
+    """The copies beside the pages, which Sphinx makes from the files."""
     if exception is None:
         for path in Path(app.outdir, "_sources").rglob("*.ipynb"):
             notebook = nbformat.read(path, as_version=4)
@@ -61,6 +53,6 @@ def strip_downloads(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     if os.environ.get("SOLUTIONS") == "no":
-        app.connect("doctree-read", remove_solutions, priority=100)
+        app.connect("source-read", strip_source)
         app.connect("build-finished", strip_downloads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -6,15 +6,12 @@ It takes twice the time of the notebooks, so it runs where ``-m again`` asks for
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from notebook_comparison import Tolerance, differences
-from notebooks import BOOK, KERNEL_ENVIRONMENT, find_notebooks
+from notebooks import BOOK, find_notebooks, kernel
 
 
 @pytest.mark.again
@@ -23,10 +20,8 @@ def test_cells_run_again_in_reverse_give_the_stored_outputs(path: Path) -> None:
     stored = nbformat.read(path, as_version=4)
     running = copy.deepcopy(stored)
     cells = [i for i, cell in enumerate(running.cells) if cell.cell_type == "code"]
-    client = NotebookClient(running, timeout=1000, kernel_name="python3", record_timing=False, coalesce_streams=True)
-    environment = {**os.environ, **KERNEL_ENVIRONMENT}
     changed = {}
-    with client.setup_kernel(cwd=str(path.parent), env=environment, stderr=subprocess.DEVNULL):
+    with kernel(running, path.parent) as client:
         for i in cells + cells[::-1]:
             client.execute_cell(running.cells[i], i, execution_count=None)
             tolerance = Tolerance.of(stored.cells[i].metadata)
