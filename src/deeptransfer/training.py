@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -103,6 +104,22 @@ class _Batches(Dataset[Batch]):
         return self.pair.batch(step)
 
 
+class OutOfMemory(RuntimeError):
+    """Memory ran out; the message says what needs less."""
+
+
+@contextmanager
+def out_of_memory(remedy: str) -> Iterator[None]:
+    """Say what needs less, where torch only says that memory ran out; as a block or as a decorator."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "memory" not in str(error) or isinstance(error, OutOfMemory):
+            raise
+        raise OutOfMemory(f"out of memory {remedy} ({error})") from error
+
+
+@out_of_memory("in a training step: give a smaller batch size or image size, or mixed precision")
 def fit(
     network: nn.Module,
     pair: DomainPair,
@@ -117,6 +134,7 @@ def fit(
     every: int | None = None,
     device: torch.device | str | None = None,
     start: int = 0,
+    stop: int | None = None,
     workers: int = 0,
     after_step: Callable[[History], None] | None = None,
 ) -> History:
@@ -143,6 +161,8 @@ def fit(
         :func:`default_device` by default.
     start : int
         Step to resume at; network, objective and optimizer must be those of that step.
+    stop : int, optional
+        End after this many updates of the ``steps``; every schedule is that of the whole run.
     workers : int
         Processes that prepare the next batches; 0 prepares each when it is needed. The batches are the same.
     after_step : callable, optional
@@ -153,10 +173,13 @@ def fit(
     FloatingPointError
         If a loss is not finite: the message names step and term. The network keeps the weights it had before.
     ValueError
-        If ``steps`` or ``every`` is not positive.
+        If ``steps``, ``every`` or ``stop`` is not positive.
+    OutOfMemory
+        If a training step needs more memory than there is.
     """
-    if steps < 1 or (every is not None and every < 1):
-        raise ValueError(f"steps and every must be at least 1, not steps={steps}, every={every}")
+    last = steps if stop is None else min(stop, steps)
+    if last < 1 or (every is not None and every < 1):
+        raise ValueError(f"steps, stop and every must be at least 1, not steps={steps}, stop={stop}, every={every}")
     device = default_device() if device is None else torch.device(device)
     network.to(device)
     dtype = next(network.parameters()).dtype
@@ -167,7 +190,7 @@ def fit(
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     history = History()
-    todo = range(start, steps)
+    todo = range(start, last)
     # A generator of its own: a loader draws from the global one, even when it does not shuffle.
     batches = DataLoader(
         _Batches(pair), batch_size=None, sampler=todo, num_workers=workers, generator=torch.Generator()
@@ -192,7 +215,7 @@ def fit(
         record = {"step": step, "progress": progress, "lr": rate}
         history.steps.append(record | dict(zip(losses, values, strict=True)))
         done = step + 1
-        if probes and (done == steps or (every and done % every == 0)):
+        if probes and (done == last or (every and done % every == 0)):
             history.probes.append({"step": done} | {name: float(probe(network)) for name, probe in probes.items()})
         if after_step is not None:
             after_step(history)
@@ -221,17 +244,40 @@ class Evaluation:
     correct: Tensor
 
 
+SCORED_VALUES = 2**20 + 2**17  # values of the images that go through a network at once: 500 colour images of 28 × 28
+
+
 @torch.no_grad()
+@out_of_memory("when scoring: give a smaller batch_size (--score-batch on the command line) or image size")
 def predict(
-    network: nn.Module, domain: Domain, statistics: str = "target", batch_size: int = 500
+    network: nn.Module, domain: Domain, statistics: str = "target", batch_size: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features ``(n, D)``, logits ``(n, classes)`` and labels ``(n,)`` of a whole domain, in eval mode, on the CPU.
 
-    ``statistics`` names the domain whose running statistics normalise, ``"source"`` or ``"target"``: layers with
-    statistics of one domain only don't mind. The mode of every module is restored.
+    Parameters
+    ----------
+    network : Module
+        Returns an :class:`~deeptransfer.networks.Output`. The mode of every module is restored.
+    domain : Domain
+    statistics : str
+        Names the domain whose running statistics normalise, ``"source"`` or ``"target"``: layers with statistics of
+        one domain only don't mind.
+    batch_size : int, optional
+        Images that go through the network at once: by default 500 small ones, fewer of large ones.
+
+    Raises
+    ------
+    ValueError
+        If the domain has no image, or ``batch_size`` is not positive.
+    OutOfMemory
+        If so many images at once need more memory than there is.
     """
     if len(domain) == 0:
         raise ValueError(f"the domain {domain.name!r} has no image to predict")
+    if batch_size is None:
+        batch_size = max(1, min(500, SCORED_VALUES // domain[0][0].numel()))
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     parameter = next(network.parameters())
     modes = {module: module.training for module in network.modules()}
     network.eval()
@@ -250,7 +296,9 @@ def predict(
     return torch.cat(features), torch.cat(logits), torch.cat(labels)
 
 
-def evaluate(network: nn.Module, domain: Domain, statistics: str = "target") -> Evaluation:
+def evaluate(
+    network: nn.Module, domain: Domain, statistics: str = "target", batch_size: int | None = None
+) -> Evaluation:
     """Accuracy in [0, 1], per class, and the confusion matrix, on a whole domain in eval mode.
 
     Parameters
@@ -261,8 +309,10 @@ def evaluate(network: nn.Module, domain: Domain, statistics: str = "target") -> 
         Its labels are used: never for a choice, only for a report.
     statistics : {"target", "source"}
         Whose running statistics normalise.
+    batch_size : int, optional
+        As :func:`predict`'s.
     """
-    _, logits, labels = predict(network, domain, statistics)
+    _, logits, labels = predict(network, domain, statistics, batch_size)
     predicted = logits.argmax(1)
     classes = logits.shape[1]
     confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)

@@ -12,6 +12,7 @@ from deeptransfer.domains.builtin import BUILDERS, DIGITS, draw_print, load_buil
 from deeptransfer.domains.dataset import Domain, TensorDomain, Transform, harmonise
 from deeptransfer.domains.folders import FolderDomain
 from deeptransfer.domains.pair import Batch, DomainPair, random_crop_and_flip, random_shift
+from deeptransfer.domains.sampling import few_labelled, some_of
 
 __all__ = [
     "Batch",
@@ -23,10 +24,12 @@ __all__ = [
     "datasets_folder",
     "domain_names",
     "draw_print",
+    "few_labelled",
     "harmonise",
     "load_domain",
     "random_crop_and_flip",
     "random_shift",
+    "some_of",
 ]
 
 SPLITS = ("train", "test", "all")

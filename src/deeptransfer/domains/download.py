@@ -17,6 +17,8 @@ import pooch
 import requests
 from tqdm.auto import tqdm
 
+from deeptransfer.data_files import shipped
+
 ATTEMPTS = 3  # at one mirror, each continuing where the last one broke
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
 PIECE = 2**16  # bytes; a piece that a broken connection leaves incomplete is lost
@@ -68,11 +70,9 @@ def load_sources(path: str | Path | None = None) -> dict[str, Source]:
     Raises
     ------
     ValueError
-        If the file is not there: it belongs to a checkout of the book.
+        If the file is not there.
     """
-    path = Path(__file__).parents[3] / "data" / "datasets.toml" if path is None else Path(path)
-    if not path.is_file():
-        raise ValueError(f"no {path}: the list of data sets belongs to a checkout of the book")
+    path = shipped("datasets.toml") if path is None else Path(path)
     entries = tomllib.loads(path.read_text(encoding="utf-8"))
     return {name: _source(name, dict(entry)) for name, entry in entries.items()}
 

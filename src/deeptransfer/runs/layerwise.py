@@ -7,25 +7,17 @@ same for a *harmful* base, whose labels of A were shuffled.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Self
 
 import torch
 
-from deeptransfer import __version__
-from deeptransfer.domains import DomainPair, TensorDomain, load_domain
+from deeptransfer.domains import DomainPair, TensorDomain, few_labelled, load_domain
 from deeptransfer.domains.builtin import BUILDERS
-from deeptransfer.experiments import NO_NUMBER, few_labelled
-from deeptransfer.grids import complete, read_grid
 from deeptransfer.networks import Network, small_cnn
 from deeptransfer.objectives import SourceOnly
-from deeptransfer.provenance import fingerprint_code
+from deeptransfer.runs.recipe import Code, Means, Recipe
 from deeptransfer.training import evaluate, fit, seed_everything
 from deeptransfer.transferability import TREATMENTS, treatment
 
@@ -33,7 +25,7 @@ HARMFUL = ("AnB", "AnB+")  # the treatments that the harmful base goes through i
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerwiseConfig:
+class LayerwiseConfig(Recipe):
     """The recipe of one seed.
 
     Attributes
@@ -79,6 +71,38 @@ class LayerwiseConfig:
     def name(self) -> str:
         """What tells this run from others of its grid, as a file name."""
         return f"{self.source}-to-{self.target}_{self.labelled}-labelled_seed{self.seed}"
+
+    def train(self, means: Means) -> dict[str, Any]:
+        """Accuracy of every treatment at every depth: see :func:`train_layerwise`."""
+        return train_layerwise(self)
+
+    def beginning(self) -> dict[str, Any]:
+        """The tasks, base B's accuracy, and every treatment's at n = 0."""
+        trial = start_trial(self)
+        scratch = trial.score("AnB+", 0, trial.base_a)
+        facts = {"classes": trial.classes, "cuts": trial.cuts, "base_b": trial.accuracy(trial.base_b)}
+        return facts | {"accuracy": {name: [scratch] for name in TREATMENTS}}
+
+    @staticmethod
+    def scores(result: Mapping[str, Any]) -> dict[str, float]:
+        """Accuracy on B of every treatment at every depth."""
+        cuts, curves = result["cuts"], result["accuracy"].items()
+        return {f"{name} {n}": curve[i] for name, curve in curves for i, n in enumerate(cuts)}
+
+    @classmethod
+    def from_grid(cls, grid: Mapping[str, Any]) -> list[Self]:
+        """One recipe for each of ``seeds``."""
+        keys = {f.name for f in fields(cls)} - {"seed"}
+        if "seeds" not in grid or set(grid) - {"seeds"} - keys:
+            raise ValueError(f"a layerwise grid must hold seeds, and beside it only {', '.join(sorted(keys))}")
+        return [cls(**{k: v for k, v in grid.items() if k != "seeds"}, seed=seed) for seed in grid["seeds"]]
+
+    def code(self) -> Code:
+        """The experiment, and what draws its images."""
+        loaders = [BUILDERS[name] for name in (self.source, self.target)]
+        roots = [f"{__name__}.train_layerwise", *(f"{f.__module__}.{f.__qualname__}" for f in loaders)]
+        # A network with plain BatchNorm holds no domain layer.
+        return Code(roots, ["deeptransfer.normalization.base.DomainNorm"])
 
 
 @dataclass(frozen=True)
@@ -147,72 +171,48 @@ def depths(network: Network) -> list[int]:
     return [0, *(i for i, block in enumerate(blocks, start=1) if list(block.parameters()))]
 
 
-def train_layerwise(config: LayerwiseConfig) -> dict[str, Any]:
-    """Accuracy on B's test images: of the base, and of every treatment for n = 0 … L kept layers."""
+class Trial(NamedTuple):
+    """What the treatments of one seed start from."""
+
+    config: LayerwiseConfig
+    tasks: Tasks
+    base_a: Network
+    base_b: Network
+    cuts: list[int]
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """The classes of both tasks."""
+        return {"a": self.tasks.a.classes, "b": self.tasks.b.classes}
+
+    def accuracy(self, network: Network) -> float:
+        """Accuracy on B's test images."""
+        return evaluate(network, self.tasks.b_test).accuracy
+
+    def score(self, name: str, n: int, base: Network) -> float:
+        """Accuracy of a treatment that keeps n blocks of a base."""
+        return self.accuracy(train_treatment(name, n, base, self.base_b, self.tasks.b, self.config))
+
+
+def start_trial(config: LayerwiseConfig) -> Trial:
+    """Deal the tasks and train both bases."""
     seed_everything(config.seed)
     tasks = deal_tasks(config)
     base_a, base_b = train_base(tasks.a, config, config.base_steps), train_base(tasks.b, config, config.steps)
-    harmful = train_base(shuffle_labels(tasks.a, config.seed), config, config.base_steps)
-    cuts = depths(base_b)
-
-    def score(name: str, n: int, base: Network) -> float:
-        return evaluate(train_treatment(name, n, base, base_b, tasks.b, config), tasks.b_test).accuracy
-
-    scratch = score("AnB+", 0, base_a)  # what every treatment is at n = 0
-    accuracy = {name: [scratch, *(score(name, n, base_a) for n in cuts[1:])] for name in TREATMENTS}
-    spoiled = {name: [scratch, *(score(name, n, harmful) for n in cuts[1:])] for name in HARMFUL}
-    classes = {"a": tasks.a.classes, "b": tasks.b.classes}
-    base = evaluate(base_b, tasks.b_test).accuracy
-    return {"classes": classes, "cuts": cuts, "base_b": base, "accuracy": accuracy, "harmful": spoiled}
+    return Trial(config, tasks, base_a, base_b, depths(base_b))
 
 
-def run(config: LayerwiseConfig) -> dict[str, Any]:
-    """The numbers of one recipe, and how they were made, ready for JSON."""
-    began, mark = time.perf_counter(), fingerprint(config)  # of the code as it is when the run begins
-    numbers = train_layerwise(config)
-    versions = {"deeptransfer": __version__, "python": platform.python_version(), "torch": torch.__version__}
-    made = {"versions": versions, "threads": torch.get_num_threads()}
-    made |= {"seconds": round(time.perf_counter() - began, 1)}
-    return {"config": asdict(config), "fingerprint": mark} | made | numbers
-
-
-def fingerprint(config: LayerwiseConfig) -> str:
-    """Sixteen hexadecimal digits for the recipe and for the code that makes its numbers."""
-    loaders = [BUILDERS[name] for name in (config.source, config.target)]
-    roots = [f"{__name__}.train_layerwise", *(f"{f.__module__}.{f.__qualname__}" for f in loaders)]
-    # A network with plain BatchNorm holds no domain layer.
-    code = fingerprint_code(roots, [*NO_NUMBER, "deeptransfer.normalization.base.DomainNorm"])
-    return hashlib.sha256((json.dumps(asdict(config), sort_keys=True) + code).encode()).hexdigest()[:16]
-
-
-def is_stale(result: Mapping[str, Any]) -> bool:
-    """Whether the library of today would not make this result."""
-    try:
-        config = LayerwiseConfig(**result["config"])
-    except (KeyError, TypeError, ValueError):  # not one of ours, or a key or name that is no longer known
-        return True
-    return fingerprint(config) != result.get("fingerprint")
-
-
-def load_grid(name: str) -> list[LayerwiseConfig]:
-    """The recipes of ``data/layerwise/<name>.toml``, one for each of its ``seeds``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such file, or it holds an unknown key; the message lists the known ones.
-    """
-    grid = read_grid("layerwise", name)
-    keys = {f.name for f in fields(LayerwiseConfig)} - {"seed"}
-    if "seeds" not in grid or set(grid) - {"seeds"} - keys:
-        raise ValueError(f"{name}.toml must hold seeds, and beside it only {', '.join(sorted(keys))}")
-    return [LayerwiseConfig(**{k: v for k, v in grid.items() if k != "seeds"}, seed=seed) for seed in grid["seeds"]]
-
-
-def run_grid(configs: Sequence[LayerwiseConfig], folder: str | Path) -> list[Path]:
-    """Do the recipes that ``folder`` does not hold yet, or holds from older code; return the files written."""
-    return complete(configs, folder, run=_run, fingerprint=fingerprint)
-
-
-def _run(config: LayerwiseConfig, path: Path) -> dict[str, Any]:
-    return run(config)
+def train_layerwise(config: LayerwiseConfig) -> dict[str, Any]:
+    """Accuracy on B's test images: of the base, and of every treatment for n = 0 … L kept layers."""
+    trial = start_trial(config)
+    harmful = train_base(shuffle_labels(trial.tasks.a, config.seed), config, config.base_steps)
+    scratch = trial.score("AnB+", 0, trial.base_a)  # what every treatment is at n = 0
+    return {
+        "classes": trial.classes,
+        "cuts": trial.cuts,
+        "base_b": trial.accuracy(trial.base_b),
+        "accuracy": {
+            name: [scratch, *(trial.score(name, n, trial.base_a) for n in trial.cuts[1:])] for name in TREATMENTS
+        },
+        "harmful": {name: [scratch, *(trial.score(name, n, harmful) for n in trial.cuts[1:])] for name in HARMFUL},
+    }

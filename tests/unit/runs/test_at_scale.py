@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from deeptransfer import __main__ as command_line
-from deeptransfer import experiments
-from deeptransfer.domains import load_domain
-from deeptransfer.experiments import RunConfig
-from deeptransfer.networks import small_cnn
+from deeptransfer import data_files
+from deeptransfer.domains import few_labelled, load_domain, some_of
+from deeptransfer.networks import Network, small_cnn
+from deeptransfer.runs import adaptation, cli
+from deeptransfer.runs.adaptation import RunConfig
+from deeptransfer.runs.recipe import Means, is_stale, run
 
 TINY = RunConfig(
     source="print",
@@ -37,12 +38,12 @@ OPTIONS += ["--network", "widths=[4,4]", "--network", "hidden=[8]", "--scored", 
 @pytest.fixture
 def quick(monkeypatch):
     """Small splits, in memory."""
-    whole = experiments.load_domain
+    whole = adaptation.load_domain
 
     def small(name, split, size=None):
         return whole(name, split, size=size).subset(range(200))
 
-    monkeypatch.setattr(experiments, "load_domain", small)
+    monkeypatch.setattr(adaptation, "load_domain", small)
 
 
 @pytest.fixture(autouse=True)
@@ -64,51 +65,55 @@ RECIPES = {
 }
 
 
-def stopped(config, path, monkeypatch, after=4):
-    """Begin a run that ends, as by Ctrl-C, right after its checkpoint at ``after`` updates."""
-    save = experiments.save_checkpoint
-
-    def interrupted(path, mark, step, *state):
-        save(path, mark, step, *state)
-        if step == after:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(experiments, "save_checkpoint", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            experiments.run(config, checkpoint=path)
+def stopped(config, path, after=4):
+    """Begin a run that ends right after its checkpoint at ``after`` updates."""
+    adaptation.train(config, Means(checkpoint=path), stop=after)
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_run_that_was_stopped_ends_with_the_same_numbers(name, tmp_path, monkeypatch):
     config, path = RECIPES[name], tmp_path / "state"
-    stopped(config, path, monkeypatch)
-    whole = experiments.train(config)
+    stopped(config, path)
+    whole = adaptation.train(config)
     steps = []
-    fit = experiments.fit
-    monkeypatch.setattr(experiments, "fit", lambda *a, **k: steps.append(k.get("start")) or fit(*a, **k))
-    resumed = experiments.run(config, checkpoint=path)
+    fit = adaptation.fit
+    monkeypatch.setattr(adaptation, "fit", lambda *a, **k: steps.append(k.get("start")) or fit(*a, **k))
+    resumed = run(config, Means(checkpoint=path))
     assert steps[-1] == 4  # it did go on, not begin anew
     assert {key: resumed[key] for key in whole} == whole
     assert not path.exists()
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_checkpoint_of_another_recipe_is_not_gone_on_with(tmp_path, monkeypatch):
+@pytest.mark.parametrize("change", [{"lr": 0.01}, {"steps": 15}, {"settings": {"weight": 2.0}}])
+def test_a_checkpoint_of_another_recipe_is_refused_with_what_differs_and_kept(tmp_path, change):
     path = tmp_path / "state"
-    stopped(TINY, path, monkeypatch)
-    other = replace(TINY, lr=0.01)
-    assert experiments.run(other, checkpoint=path)["curve"] == experiments.train(other)["curve"]
+    stopped(TINY, path)
+    before = path.read_bytes()
+    ((key, value),) = change.items()
+    message = rf"state is the checkpoint of another recipe \({key} is {getattr(TINY, key)!r} there and {value!r} here\)"
+    with pytest.raises(ValueError, match=message.replace("{", r"\{")):
+        run(replace(TINY, **change), Means(checkpoint=path))
+    assert path.read_bytes() == before
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
+def test_a_checkpoint_of_other_code_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "state"
-    stopped(TINY, path, monkeypatch)
+    stopped(TINY, path)
+    monkeypatch.setattr("deeptransfer.runs.checkpoint.fingerprint", lambda recipe: "0" * 16)
+    with pytest.raises(ValueError, match="state was made by other code than this library's: remove it"):
+        run(TINY, Means(checkpoint=path))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "state"
+    stopped(TINY, path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"state is no sound checkpoint.*remove it"):
-        experiments.run(TINY, checkpoint=path)
+        run(TINY, Means(checkpoint=path))
 
 
 def test_a_killed_process_leaves_what_the_next_one_goes_on_with(tmp_path):
@@ -122,7 +127,7 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_with(tmp_path):
     assert state.exists(), "the run ended before it could be killed"
     subprocess.run(command, check=True)
     result = json.loads(out.read_text(encoding="utf-8"))
-    assert result["curve"] == experiments.train(RunConfig(**result["config"]))["curve"]
+    assert result["curve"] == adaptation.train(RunConfig(**result["config"]))["curve"]
 
 
 # --------------------------------------------------------------------------------------------------- several processes
@@ -130,7 +135,7 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_with(tmp_path):
 
 @pytest.mark.usefixtures("quick")
 def test_batches_that_other_processes_prepare_are_the_same():
-    assert experiments.train(TINY, workers=2) == experiments.train(TINY)
+    assert adaptation.train(TINY, Means(workers=2)) == adaptation.train(TINY)
 
 
 def test_two_processes_train_as_one_with_the_joined_batch(tmp_path):
@@ -142,7 +147,7 @@ def test_two_processes_train_as_one_with_the_joined_batch(tmp_path):
     assert done.returncode == 0, done.stderr
     two = json.loads(out.read_text(encoding="utf-8"))
     assert two["processes"] == 2
-    one = experiments.train(replace(RunConfig(**two["config"]), batch_size=16))
+    one = adaptation.train(replace(RunConfig(**two["config"]), batch_size=16))
     for ours, theirs in zip(two["curve"], one["curve"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-7)  # rounding, grown by four updates
 
@@ -181,7 +186,7 @@ def test_mixed_precision_changes_roundings_and_no_dtype():
 def test_every_layer_trains_in_mixed_precision_and_channels_last(norm):
     config = replace(TINY, norm=norm, dtype="float32", steps=20, every=20)
     exact, mixed, last = (
-        experiments.train(c) for c in (config, replace(config, amp=True), replace(config, channels_last=True))
+        adaptation.train(c) for c in (config, replace(config, amp=True), replace(config, channels_last=True))
     )
     point = exact["curve"][-1]
     for other in (mixed, last):
@@ -224,42 +229,42 @@ PHOTOGRAPHS = RunConfig(
 
 
 def test_photographs_through_a_network_of_torchvision(photographs):
-    result = json.loads(json.dumps(experiments.run(PHOTOGRAPHS), allow_nan=False))
+    result = json.loads(json.dumps(run(PHOTOGRAPHS), allow_nan=False))
     assert len(result["per_class"]) == 3
-    assert not experiments.is_stale(result)
+    assert not is_stale(result)
 
 
 def test_a_backbone_s_own_layers_learn_slower(photographs, monkeypatch):
     seen = {}
-    sgd = experiments.sgd
+    sgd = adaptation.sgd
 
     def spied(groups, lr):
         seen["groups"] = list(groups)
         return sgd(seen["groups"], lr)
 
-    monkeypatch.setattr(experiments, "sgd", spied)
-    experiments.train(replace(PHOTOGRAPHS, backbone_lr=0.25, steps=1))
+    monkeypatch.setattr(adaptation, "sgd", spied)
+    adaptation.train(replace(PHOTOGRAPHS, backbone_lr=0.25, steps=1))
     assert {group.get("lr_mult", 1.0) for group in seen["groups"]} == {0.25, 1.0}
 
 
 def test_few_labelled_photographs_are_chosen_without_decoding(photographs):
-    few = experiments.few_labelled(load_domain("office31/webcam", "all", size=32), 2, seed=0)
+    few = few_labelled(load_domain("office31/webcam", "all", size=32), 2, seed=0)
     assert few.labels.bincount().tolist() == [2, 2, 2]
 
 
 def test_a_class_with_too_few_images_to_label_is_named(photographs):
     with pytest.raises(ValueError, match=r"'bike' of 'office31/webcam' has 6 images, fewer than labelled=7"):
-        experiments.few_labelled(load_domain("office31/webcam", "all", size=32), 7, seed=0)
+        few_labelled(load_domain("office31/webcam", "all", size=32), 7, seed=0)
 
 
 def test_no_more_images_are_scored_without_labels_than_asked_for(photographs):
     domain = load_domain("office31/webcam", "all", size=32)
-    assert experiments.some_of(domain, 18, seed=0) is domain
-    assert len(experiments.some_of(domain, 5, seed=0)) == 5
+    assert some_of(domain, 18, seed=0) is domain
+    assert len(some_of(domain, 5, seed=0)) == 5
 
 
 def refused(*arguments):
-    result = CliRunner().invoke(command_line.app, ["run", *arguments])
+    result = CliRunner().invoke(cli.app, ["run", *arguments])
     assert "Traceback" not in result.output
     return result.exit_code, result.stderr
 
@@ -302,9 +307,9 @@ def test_a_wrong_option_says_why(arguments, message):
 
 def test_presets_are_recipes_that_options_change(monkeypatch):
     seen = []
-    monkeypatch.setattr(experiments, "run", lambda config, *_: seen.append(config) or {})
+    monkeypatch.setattr(cli, "run_recipe", lambda config, *_: seen.append(config) or {})
     options = ["--preset", "cdan-office31", "--steps", "7", "--network", "bottleneck=64"]
-    result = CliRunner().invoke(command_line.app, ["run", "--task", "office31/amazon:office31/webcam", *options])
+    result = CliRunner().invoke(cli.app, ["run", "--task", "office31/amazon:office31/webcam", *options])
     assert result.exit_code == 0, result.output
     (config,) = seen
     assert (config.backbone, config.objective, config.steps) == ("resnet50", "cdan+e", 7)
@@ -312,24 +317,37 @@ def test_presets_are_recipes_that_options_change(monkeypatch):
 
 
 def test_the_presets_of_the_book_are_sound():
-    paths = list((experiments.data_folder() / "presets").glob("*.toml"))
+    paths = list((data_files.data_folder() / "presets").glob("*.toml"))
     assert paths
     for path in paths:
-        RunConfig(source="print", target="pen", **experiments.preset(path.stem))
+        RunConfig(source="print", target="pen", **adaptation.preset(path.stem))
 
 
 def test_a_preset_with_an_unknown_key_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(data_files, "data_folder", lambda: tmp_path)
     (tmp_path / "presets").mkdir()
     (tmp_path / "presets" / "odd.toml").write_text("colour = 1\n")
     with pytest.raises(ValueError, match=r"odd.toml holds 'colour'"):
-        experiments.preset("odd")
+        adaptation.preset("odd")
 
 
-def test_out_of_memory_says_what_needs_less(monkeypatch):
-    def train(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [(True, "in a training step: give a smaller batch size"), (False, "when scoring: .*--score-batch")],
+)
+def test_out_of_memory_says_what_needs_less(monkeypatch, training, message):
+    def forward(network, x, layers=()):
+        if network.training is training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return whole(network, x, layers)
 
-    monkeypatch.setattr(experiments, "train", train)
-    with pytest.raises(RuntimeError, match=r"16 \+ 16 images a step: give a smaller batch size"):
-        experiments.run(TINY)
+    whole = Network.forward
+    monkeypatch.setattr(Network, "forward", forward)
+    with pytest.raises(RuntimeError, match=f"out of memory {message}"):
+        run(TINY)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_scoring_batch_changes_no_number():
+    assert adaptation.train(TINY, Means(score_batch=7))["curve"] == adaptation.train(TINY)["curve"]

@@ -3,7 +3,8 @@
 Starting from some roots, every top-level function, class and constant whose name occurs in a reached definition is
 reached too; a name behind a module, as in ``module.function``, is not followed. Comments, docstrings, annotations, and
 conditions that can only raise make no number and are left out; so is code that is not reached, whatever file it is in.
-The listing does not depend on the version of Python.
+A definition counts by what it says and by what the names in it stand for, not by the module it stands in: moving code
+changes no hash. The listing does not depend on the version of Python.
 """
 
 from __future__ import annotations
@@ -13,9 +14,25 @@ import hashlib
 from collections.abc import Collection, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 PACKAGE = "deeptransfer"
 NO_NUMBER = {"annotation", "returns", "ctx", "kind", "type_comment", "type_params"}
+
+
+class Definition(NamedTuple):
+    """What a name stands for.
+
+    Attributes
+    ----------
+    says : str
+        Its listing: everything in it that can make a number.
+    names : dict of str to str
+        The names in it that this package defines, and the dotted path of each definition.
+    """
+
+    says: str
+    names: dict[str, str]
 
 
 def fingerprint_code(roots: Collection[str], stop: Collection[str] = ()) -> str:
@@ -28,41 +45,57 @@ def fingerprint_code(roots: Collection[str], stop: Collection[str] = ()) -> str:
     stop : collection of str
         Dotted paths where the search ends: neither they nor what only they reach is included.
     """
-    listing = reached(roots, stop)
-    return hashlib.sha256("\n".join(f"{name} {listing[name]}" for name in sorted(listing)).encode()).hexdigest()
+    found = reached(roots, stop)
+    digest = {path: hashlib.sha256(definition.says.encode()).hexdigest() for path, definition in found.items()}
+    # With each definition the others that its names stand for: two that trade places behind one name are told apart.
+    lines = [
+        f"{digest[path]} " + " ".join(f"{name}={digest.get(other, '')}" for name, other in sorted(names.items()))
+        for path, (_, names) in found.items()
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def reached(roots: Collection[str], stop: Collection[str] = ()) -> dict[str, str]:
-    """The reached definitions: dotted path of each and its listing.
+def reached(roots: Collection[str], stop: Collection[str] = ()) -> dict[str, Definition]:
+    """The reached definitions by their dotted paths.
 
     Raises
     ------
     ValueError
         If a root of this package does not exist.
     """
-    found: dict[str, str] = {}
-    waiting = list(roots)
+    found: dict[str, Definition] = {}
+    ends, waiting = {_defined_at(path) for path in stop}, list(roots)
     while waiting:
-        name = waiting.pop()
-        place = _locate(name)
-        if place is None or name in found or name in stop:
+        path = _defined_at(waiting.pop())
+        if path is None or path in found or path in ends:
             continue
+        module, local = _locate(path)  # type: ignore[misc]
+        definitions = _definitions(module)
+        items = list(_items(definitions[local]))
+        says = " ".join(type(item).__name__ if isinstance(item, ast.AST) else item for item in items)
+        used = {item.id for item in items if isinstance(item, ast.Name)}
+        names = {name: f"{module}.{name}" for name in used & definitions.keys()}
+        for item in items:
+            if isinstance(item, ast.ImportFrom):
+                names |= _imported(item, module)
+        defined = {name: _defined_at(origin) for name, origin in names.items()}
+        found[path] = Definition(says, {name: place for name, place in defined.items() if place is not None})
+        waiting += found[path].names.values()
+    return found
+
+
+def _defined_at(path: str) -> str | None:
+    """Where a name is defined, behind all imports; None for a module as such, and for another package."""
+    while (place := _locate(path)) is not None:
         module, local = place
         definitions = _definitions(module)
         if local not in definitions:
             raise ValueError(f"{module} defines no {local!r}: can't tell which code it stands for")
         definition = definitions[local]
-        if isinstance(definition, str):  # imported: the definition is elsewhere
-            waiting.append(definition)
-            continue
-        items = list(_items(definition))
-        found[name] = " ".join(type(item).__name__ if isinstance(item, ast.AST) else item for item in items)
-        used = {item.id for item in items if isinstance(item, ast.Name)}
-        waiting += [f"{module}.{other}" for other in used & definitions.keys()]
-        for item in items:
-            if isinstance(item, ast.ImportFrom):
-                waiting += _imported(item, module).values()
-    return found
+        if not isinstance(definition, str):
+            return path
+        path = definition
+    return None
 
 
 @cache
@@ -72,7 +105,7 @@ def _source(module: str) -> str:
 
 
 def _file(module: str) -> Path | None:
-    path = Path(__file__).parents[1].joinpath(*module.split("."))
+    path = Path(__file__).parents[2].joinpath(*module.split("."))
     files = (path.with_suffix(".py"), path / "__init__.py")
     return next((file for file in files if file.is_file()), None)
 
@@ -144,9 +177,11 @@ def _items(value: object) -> Iterator[ast.AST | str]:
         if _is_guard(value):
             return
         yield value
+        # An import of ours: the definition behind it counts, not the module it stands in.
+        ours = isinstance(value, ast.ImportFrom) and (value.level or (value.module or "").split(".")[0] == PACKAGE)
         documented = isinstance(value, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(value) is not None
         for name, part in ast.iter_fields(value):
-            if name not in NO_NUMBER and part is not None and part != []:
+            if name not in NO_NUMBER and part is not None and part != [] and not (ours and name in ("module", "level")):
                 yield name
                 yield from _items(part[1:] if documented and name == "body" else part)
         yield ")"

@@ -10,8 +10,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from deeptransfer import experiments, grids, results
-from deeptransfer.experiments import RunConfig, fingerprint
+from deeptransfer import data_files
+from deeptransfer.runs import grid, result
+from deeptransfer.runs.adaptation import RunConfig
+from deeptransfer.runs.recipe import fingerprint
 
 TINY = RunConfig(source="print", target="pen", objective="da-nn", steps=4)
 
@@ -26,81 +28,81 @@ def pretended(monkeypatch):
     """Runs that take no time; the list of those that were done."""
     done = []
 
-    def run(config, checkpoint=None):
+    def run(config, means):
         done.append(config.name)
         return {"config": asdict(config), "fingerprint": fingerprint(config)}
 
-    monkeypatch.setattr(experiments, "run", run)
+    monkeypatch.setattr(grid, "run", run)
     return done
 
 
 def test_a_grid_does_what_is_missing_or_stale_and_nothing_else(tmp_path, pretended):
     configs = [replace(TINY, seed=seed) for seed in range(3)]
-    assert len(grids.complete(configs, tmp_path)) == 3
+    assert len(grid.complete(configs, tmp_path)) == 3
     pretended.clear()
-    assert grids.complete(configs, tmp_path) == []
+    assert grid.complete(configs, tmp_path) == []
     old = tmp_path / f"{configs[1].name}.json"
     old.write_text(json.dumps({**json.loads(old.read_text()), "fingerprint": "0" * 16}))
     (tmp_path / f"{configs[2].name}.json").write_text('{"config": {"sour')  # broken
-    grids.complete(configs, tmp_path)
+    grid.complete(configs, tmp_path)
     assert pretended == [configs[1].name, configs[2].name]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{config.name}.json" for config in configs)
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, pretended, monkeypatch):
-    good = experiments.run
+    good = grid.run
 
-    def run(config, **_):
+    def run(config, means):
         if config.seed == 0:
             raise FloatingPointError("loss 'mmd' is nan at step 3")
-        return good(config)
+        return good(config, means)
 
-    monkeypatch.setattr(experiments, "run", run)
+    monkeypatch.setattr(grid, "run", run)
     with pytest.raises(RuntimeError, match=r"seed0: FloatingPointError: loss 'mmd' is nan at step 3"):
-        grids.complete([replace(TINY, seed=seed) for seed in range(3)], tmp_path)
+        grid.complete([replace(TINY, seed=seed) for seed in range(3)], tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_two_recipes_never_share_a_file(tmp_path):
     with pytest.raises(ValueError, match="two grids"):
-        grids.complete([TINY, replace(TINY, steps=6)], tmp_path)
+        grid.complete([TINY, replace(TINY, steps=6)], tmp_path)
     assert TINY.name != replace(TINY, settings={"weight": 2.0}).name
 
 
 def test_a_run_that_another_holds_is_left_to_it(tmp_path, pretended):
-    with grids._locked(tmp_path / f"{TINY.name}.lock") as mine:
+    with grid._locked(tmp_path / f"{TINY.name}.lock") as mine:
         assert mine
-        assert grids.complete([TINY], tmp_path) == []
+        assert grid.complete([TINY], tmp_path) == []
     assert pretended == []
-    assert len(grids.complete([TINY], tmp_path)) == 1
+    assert len(grid.complete([TINY], tmp_path)) == 1
 
 
 def test_a_run_that_another_finished_between_our_look_and_our_lock_is_not_repeated(tmp_path, pretended, monkeypatch):
     @contextmanager
     def slow(path):
-        results.write_json({"fingerprint": fingerprint(TINY)}, path.with_suffix(".json"))
+        result.write_json({"fingerprint": fingerprint(TINY)}, path.with_suffix(".json"))
         yield True
 
-    monkeypatch.setattr(grids, "_locked", slow)
-    assert grids.complete([TINY], tmp_path) == []
+    monkeypatch.setattr(grid, "_locked", slow)
+    assert grid.complete([TINY], tmp_path) == []
     assert pretended == []
 
 
 WORKER = """
 import sys, time, pathlib
-from deeptransfer import experiments, grids
+from deeptransfer.runs import adaptation, grid, recipe
 folder, log, ready, others = map(pathlib.Path, sys.argv[1:])
-def run(config, **_):
+def run(config, means):
     with open(log, "a") as file:
         file.write(config.name + "\\n")
     time.sleep(0.2)
-    return {"fingerprint": experiments.fingerprint(config)}
-experiments.run = run
-configs = [experiments.RunConfig(source="print", target="pen", seed=seed) for seed in range(6)]
+    return {"fingerprint": recipe.fingerprint(config)}
+grid.run = run
+configs = [adaptation.RunConfig(source="print", target="pen", seed=seed) for seed in range(6)]
 ready.touch()
 while not others.exists():
     time.sleep(0.01)
-grids.complete(configs, folder)
+grid.complete(configs, folder)
 """
 
 
@@ -124,43 +126,43 @@ with open(sys.argv[1], "w") as file:
 
 
 def test_the_lock_of_a_process_that_died_is_taken_over(tmp_path, pretended):
-    lock, result = (tmp_path / f"{TINY.name}.{suffix}" for suffix in ("lock", "json"))
+    lock, done = (tmp_path / f"{TINY.name}.{suffix}" for suffix in ("lock", "json"))
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout.readline() == "held\n"
-            assert grids.complete([TINY], tmp_path) == []
+            assert grid.complete([TINY], tmp_path) == []
         finally:
             process.kill()
     assert lock.exists()  # left behind
-    assert grids.complete([TINY], tmp_path) == [result]
-    assert list(tmp_path.iterdir()) == [result]
+    assert grid.complete([TINY], tmp_path) == [done]
+    assert list(tmp_path.iterdir()) == [done]
 
 
 def test_a_grid_file_holds_every_combination_and_the_oracles(tmp_path, monkeypatch):
-    monkeypatch.setattr(grids, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(data_files, "data_folder", lambda: tmp_path)
     (tmp_path / "grids").mkdir()
     file = tmp_path / "grids" / "some.toml"
     text = 'objectives = ["joint", "dann"]\ntasks = ["print:pen", "print:scene"]\nnorms = ["bn", "rn"]\noracle = true\n'
     file.write_text(text + "seeds = [0, 1]\n[recipe]\nsteps = 7\n")
-    configs = grids.load_grid("some")
+    configs = grid.load_grid("some")
     assert len({config.name for config in configs}) == len(configs) == 2 * (2 * 2 * 2 + 2)
     assert all(config.steps == 7 for config in configs)
     assert sum(config.source == config.target == "scene" for config in configs) == 2
     with pytest.raises(ValueError, match=r"unknown grid 'other': known ones are some"):
-        grids.load_grid("other")
+        grid.load_grid("other")
     file.write_text(text + "seeds = [0]\n[recipe]\nsteppes = 7\n")
-    with pytest.raises(ValueError, match="RunConfig"):
-        grids.load_grid("some")
+    with pytest.raises(ValueError, match=r"some\.toml: .*RunConfig"):
+        grid.load_grid("some")
 
 
 def test_a_grid_crosses_its_settings_and_leaves_the_oracle_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(grids, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(data_files, "data_folder", lambda: tmp_path)
     (tmp_path / "grids").mkdir()
     (tmp_path / "grids" / "some.toml").write_text(
         'objectives = ["jan"]\ntasks = ["print:pen"]\nsettings = [{ weight = 1.0 }, { weight = 3.0 }]\noracle = true\n'
         "seeds = [0]\n[recipe]\nsteps = 7\n"
     )
-    configs = grids.load_grid("some")
+    configs = grid.load_grid("some")
     assert [(config.objective, config.settings) for config in configs] == [
         ("jan", {"weight": 1.0}),
         ("jan", {"weight": 3.0}),
@@ -169,22 +171,38 @@ def test_a_grid_crosses_its_settings_and_leaves_the_oracle_alone(tmp_path, monke
 
 
 def test_the_grids_of_the_book_are_sound():
-    for path in (experiments.data_folder() / "grids").glob("*.toml"):
-        assert grids.load_grid(path.stem)
+    for path in (data_files.data_folder() / "grids").glob("*.toml"):
+        assert grid.load_grid(path.stem)
 
 
 def test_a_grid_crosses_the_settings_of_its_layers(tmp_path, monkeypatch):
-    monkeypatch.setattr(grids, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(data_files, "data_folder", lambda: tmp_path)
     (tmp_path / "grids").mkdir()
     (tmp_path / "grids" / "some.toml").write_text(
         'objectives = ["dann"]\ntasks = ["print:pen"]\nnorms = ["rn"]\noracle = true\n'
         "norm_settings = [{ temperature = 0.1 }, { temperature = 10.0 }]\nseeds = [0]\n"
         "[recipe]\nnorm_settings = { unbiased = true }\n"
     )
-    *configs, oracle = grids.load_grid("some")
+    *configs, oracle = grid.load_grid("some")
     assert [config.norm_settings for config in configs] == [
         {"unbiased": True, "temperature": 0.1},
         {"unbiased": True, "temperature": 10.0},
     ]
     assert len({config.name for config in configs}) == 2
     assert oracle.norm == "bn"
+
+
+def test_a_checkpoint_that_older_code_left_is_not_in_the_way_of_a_grid(tmp_path, pretended):
+    (tmp_path / f"{TINY.name}.checkpoint").write_bytes(b"cut off")
+    assert len(grid.complete([TINY], tmp_path)) == 1
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+
+def test_an_unknown_kind_of_run_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_files, "data_folder", lambda: tmp_path)
+    (tmp_path / "grids").mkdir()
+    (tmp_path / "grids" / "some.toml").write_text('kind = "grid"\nseeds = [0]\n')
+    with pytest.raises(
+        ValueError, match=r"some\.toml: unknown kind of run 'grid': known ones are adaptation, layerwise"
+    ):
+        grid.load_grid("some")

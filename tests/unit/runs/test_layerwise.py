@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from deeptransfer import __main__ as command_line
-from deeptransfer import grids, layerwise
-from deeptransfer.layerwise import LayerwiseConfig, deal_tasks, depths, fingerprint, is_stale, restrict
+from deeptransfer import data_files
 from deeptransfer.networks import small_cnn
-from deeptransfer.provenance import reached
+from deeptransfer.runs import grid, layerwise
+from deeptransfer.runs.layerwise import LayerwiseConfig, deal_tasks, depths, restrict
+from deeptransfer.runs.provenance import reached
+from deeptransfer.runs.recipe import NO_NUMBER, fingerprint, is_stale, recipe_of, run
 
 TINY = LayerwiseConfig(
     source="print", target="pen", labelled=2, base_steps=2, steps=2, batch_size=8, widths=(2, 2), hidden=(4,)
@@ -71,8 +71,8 @@ def test_treatments_differ_in_nothing_but_what_is_kept(monkeypatch):
 
 
 def test_a_result_is_strict_json_with_every_treatment_at_every_depth_and_repeats():
-    result = json.loads(json.dumps(layerwise.run(TINY), allow_nan=False))
-    assert LayerwiseConfig(**result["config"]) == TINY
+    result = json.loads(json.dumps(run(TINY), allow_nan=False))
+    assert recipe_of(result) == TINY
     assert not is_stale(result)
     assert result["cuts"] == [0, 1, 2, 3]
     assert set(result["accuracy"]) == {"BnB", "AnB", "BnB+", "AnB+", "random"}
@@ -80,6 +80,10 @@ def test_a_result_is_strict_json_with_every_treatment_at_every_depth_and_repeats
     assert all(len(curve) == 4 and curve[0] == curves[0][0] for curve in curves)
     again = layerwise.train_layerwise(TINY)
     assert (again["accuracy"], again["harmful"]) == (result["accuracy"], result["harmful"])
+    begun = json.loads(json.dumps(TINY.beginning()))
+    assert begun == {key: result[key] for key in ("classes", "cuts", "base_b")} | {
+        "accuracy": {name: curve[:1] for name, curve in result["accuracy"].items()}
+    }
 
 
 def test_shuffling_keeps_the_images_and_the_number_of_each_label():
@@ -101,57 +105,33 @@ def test_the_recipe_enters_the_fingerprint(change):
         ("deeptransfer.transferability.freeze", True),
         ("deeptransfer.networks.initialize", True),
         ("deeptransfer.domains.builtin.draw_print", True),
-        ("deeptransfer.layerwise.shuffle_labels", True),
+        ("deeptransfer.runs.layerwise.shuffle_labels", True),
         ("deeptransfer.objectives.DaNN", False),
         ("deeptransfer.normalization.transnorm.TransNorm2d", False),
     ],
 )
-def test_the_fingerprint_reaches_the_code_that_makes_the_numbers_and_no_other(monkeypatch, name, matters):
-    listing = {}
-    monkeypatch.setattr(layerwise, "fingerprint_code", lambda *given: listing.update(reached(*given)) or "")
-    fingerprint(TINY)
-    assert (name in listing) is matters
+def test_the_fingerprint_reaches_the_code_that_makes_the_numbers_and_no_other(name, matters):
+    code = TINY.code()
+    assert (name in reached(code.roots, [*NO_NUMBER, *code.stop])) is matters
 
 
 @pytest.mark.parametrize("config", [{}, {"source": "print"}, asdict(TINY) | {"source": "paint"}])
 def test_a_result_of_a_recipe_that_is_no_longer_known_is_stale(config):
-    assert is_stale({"config": config, "fingerprint": fingerprint(TINY)})
+    assert is_stale({"kind": "layerwise", "config": config, "fingerprint": fingerprint(TINY)})
 
 
-def test_a_grid_does_what_is_missing_or_stale_and_nothing_else(tmp_path, monkeypatch):
-    done = []
-
-    def pretend(config):
-        done.append(config.seed)
-        return {"config": asdict(config), "fingerprint": fingerprint(config)}
-
-    monkeypatch.setattr(layerwise, "run", pretend)
-    configs = [replace(TINY, seed=seed) for seed in (0, 1)]
-    layerwise.run_grid(configs[:1], tmp_path)
-    (first,) = tmp_path.iterdir()
-    layerwise.run_grid(configs, tmp_path)
-    assert done == [0, 1]
-    first.write_text(first.read_text(encoding="utf-8").replace(fingerprint(configs[0]), "0" * 16), encoding="utf-8")
-    assert layerwise.run_grid(configs, tmp_path) == [first]
-    assert done == [0, 1, 0]
-
-
-def test_the_command_reads_its_file_and_says_what_is_wrong_with_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(grids, "data_folder", lambda: tmp_path)
-    monkeypatch.setattr(command_line.experiments, "data_folder", lambda: tmp_path)
-    monkeypatch.setattr(layerwise, "run", lambda config: {"config": asdict(config)})
-    (tmp_path / "layerwise").mkdir()
-    file = tmp_path / "layerwise" / "some.toml"
-    file.write_text('seeds = [0, 3]\nsource = "print"\ntarget = "pen"\nlabelled = 2\n', encoding="utf-8")
-    outcome = CliRunner().invoke(command_line.app, ["layerwise", "some"])
-    assert outcome.exit_code == 0
-    assert "2 of 2" in outcome.output
-    assert len(list((tmp_path / "results" / "some").glob("*_seed[03].json"))) == 2
-    file.write_text('seeds = [0]\nsauce = "print"\n', encoding="utf-8")
-    for name, message in (("some", "labelled"), ("other", "known ones are some")):
-        outcome = CliRunner().invoke(command_line.app, ["layerwise", name])
-        assert outcome.exit_code == 2
-        assert message in outcome.output
+def test_a_grid_holds_one_recipe_for_each_seed_and_says_what_is_wrong_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_files, "data_folder", lambda: tmp_path)
+    (tmp_path / "grids").mkdir()
+    file = tmp_path / "grids" / "some.toml"
+    text = 'kind = "layerwise"\nsource = "print"\ntarget = "pen"\nlabelled = 2\nwidths = [2, 2]\n'
+    file.write_text("seeds = [0, 3]\n" + text, encoding="utf-8")
+    expected = LayerwiseConfig(source="print", target="pen", labelled=2, widths=(2, 2))
+    assert grid.load_grid("some") == [expected, replace(expected, seed=3)]
+    for wrong in (text, 'seeds = [0]\nsauce = "print"\n' + text):
+        file.write_text(wrong, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"some\.toml: a layerwise grid must hold seeds"):
+            grid.load_grid("some")
 
 
 @pytest.mark.parametrize("wrong", [{"source": "mnist"}, {"target": "paint"}])

@@ -1,0 +1,9 @@
+"""How runs are made, stored and judged.
+
+A kind of run is one module against the protocol of :mod:`~deeptransfer.runs.recipe`; grids, tables, checkpoints and the
+command line serve every kind.
+"""
+
+from deeptransfer.runs.result import load_results
+
+__all__ = ["load_results"]

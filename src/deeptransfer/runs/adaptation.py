@@ -1,0 +1,414 @@
+"""Adaptation: from one labelled source to one unlabelled target, by an objective, with a normalisation.
+
+A run adapts on the target's unlabelled train split and is scored on its test split.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import product
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torchvision import models
+
+from deeptransfer import catalogue
+from deeptransfer.adversarial import SoftLabelLoss
+from deeptransfer.backbones import finetuning_groups, mobilenet_025, torchvision_backbone
+from deeptransfer.data_files import read_toml
+from deeptransfer.domains import (
+    Domain,
+    DomainPair,
+    datasets_folder,
+    domain_names,
+    few_labelled,
+    load_domain,
+    random_crop_and_flip,
+    real,
+    some_of,
+)
+from deeptransfer.domains.builtin import BUILDERS
+from deeptransfer.networks import Network, small_cnn
+from deeptransfer.objectives import Objective, SourceOnly
+from deeptransfer.runs.checkpoint import Checkpoint
+from deeptransfer.runs.distributed import Distributed, place
+from deeptransfer.runs.recipe import Code, Means, Recipe
+from deeptransfer.selection import information_maximization
+from deeptransfer.training import (
+    Evaluation,
+    History,
+    Probe,
+    default_device,
+    evaluate,
+    fit,
+    predict,
+    seed_everything,
+    sgd,
+)
+
+SELECTIONS = ("last", "label_free", "oracle")
+BACKBONES = ("small_cnn", "mobilenet_025")  # and all of torchvision's
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Recipe):
+    """The recipe of one adaptation.
+
+    Attributes
+    ----------
+    source, target : str
+        Domains; the same twice with objective ``source-only`` is the oracle: training on the target's labels.
+    objective, norm : str
+        Names in :mod:`~deeptransfer.catalogue`.
+    seed : int
+        Of the initial weights, the order of images, and what the objective draws.
+    steps, batch_size, lr, dtype, every
+        Of the training; ``batch_size`` images of each domain in each process; the curve has a point every ``every``
+        updates.
+    start : int
+        Updates on the source alone that come first.
+    labelled : int
+        Labelled target images per class.
+    backbone : str
+        ``"small_cnn"``, ``"mobilenet_025"``, or a network of torchvision.
+    weights : str
+        Of the backbone: empty, ``"default"`` (torchvision's), or a file, relative to
+        :func:`~deeptransfer.domains.datasets_folder`.
+    backbone_lr : float
+        What ``lr`` is multiplied by in the layers that a backbone brings.
+    size : int or None
+        Height and width that images are resampled to.
+    transductive : bool
+        Train on, and score, all images of each domain, as papers on photographs do: there is no held-out split.
+    augment : bool
+        Random crops and mirror images in training.
+    amp, channels_last : bool
+        Mixed precision (bfloat16) and channels-last memory in the network: other roundings, the same recipe.
+    scored : int
+        At most so many of the target's unlabelled images are looked at to score without labels, and by AdaBN.
+    settings, norm_settings, network : mapping
+        Arguments of the objective, of the normalisation layer, and of the function that builds the network.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or the parts make no sense together.
+    """
+
+    source: str
+    target: str
+    objective: str = "source-only"
+    norm: str = "bn"
+    seed: int = 0
+    steps: int = 300
+    batch_size: int = 64
+    lr: float = 0.05
+    dtype: str = "float32"
+    every: int = 25
+    start: int = 0
+    labelled: int = 0
+    backbone: str = "small_cnn"
+    weights: str = ""
+    backbone_lr: float = 0.1
+    size: int | None = None
+    transductive: bool = False
+    augment: bool = False
+    amp: bool = False
+    channels_last: bool = False
+    scored: int = 2000
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    norm_settings: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, known in (("source", domain_names()), ("target", domain_names()), ("dtype", ("float32", "float64"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: known ones are {', '.join(known)}")
+        if self.backbone not in BACKBONES and self.backbone not in models.list_models(module=models):
+            raise ValueError(
+                f"unknown backbone {self.backbone!r}: {', '.join(BACKBONES)} or one of torchvision's, such as resnet50"
+            )
+        method, norm = catalogue.get(self.objective), catalogue.get(self.norm)
+        if not method.is_objective or norm.kind != "normalization":
+            raise ValueError(f"{self.objective!r} with {self.norm!r} is not an objective with a normalisation")
+        if self.objective == "source-only" and norm.has_layer:
+            raise ValueError(f"source-only never passes a target batch, which {self.norm!r} needs: use 'bn' or 'adabn'")
+        for name, least in (
+            ("steps", 1),
+            ("batch_size", 1),
+            ("every", 1),
+            ("start", 0),
+            ("labelled", 0),
+            ("scored", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name, need in (("start", catalogue.START), ("labelled", catalogue.LABELLED)):
+            if need in method.needs and getattr(self, name) < 1:
+                raise ValueError(f"{self.objective!r} needs {need}: give {name}, not {getattr(self, name)}")
+
+    @property
+    def name(self) -> str:
+        """What tells this run from others of its grid, as a file name."""
+        extra = [f"{k}={v}" for k, v in sorted({**self.settings, **self.norm_settings}.items())]
+        parts = [f"{self.source}-to-{self.target}", self.objective, self.norm, *extra, f"seed{self.seed}"]
+        return "_".join(parts).replace("/", "-").replace(" ", "")
+
+    def train(self, means: Means) -> dict[str, Any]:
+        """Curve, selections, accuracy per class, wrong images: see :func:`train`."""
+        return train(self, means)
+
+    def beginning(self) -> dict[str, Any]:
+        """The first point of the curve."""
+        return {"curve": train(self, stop=self.every)["curve"]}
+
+    @staticmethod
+    def scores(result: Mapping[str, Any]) -> dict[str, float]:
+        """Target accuracy of the three selections."""
+        return {name: result["selections"][name]["accuracy"] for name in SELECTIONS}
+
+    @classmethod
+    def from_grid(cls, grid: Mapping[str, Any]) -> list[Self]:
+        """Every objective, norm, task, setting and seed, and the oracles."""
+        whole: dict[str, Any] = {
+            "norms": ["bn"],
+            "settings": [{}],
+            "norm_settings": [{}],
+            "oracle": False,
+            "recipe": {},
+        } | dict(grid)
+        keys = {"objectives", "tasks", "norms", "settings", "norm_settings", "seeds", "oracle", "recipe"}
+        if set(whole) != keys or set(whole["recipe"]) - {f.name for f in fields(cls)}:
+            known = ", ".join(sorted(keys))
+            raise ValueError(f"a grid of adaptations must hold {known}, with the recipe's keys those of RunConfig")
+        tasks = [split_task(task) for task in whole["tasks"]]
+        axes = product(tasks, whole["objectives"], whole["norms"], whole["settings"], whole["norm_settings"])
+        chosen = [(*task, *rest) for task, *rest in axes]
+        if whole["oracle"]:
+            targets = dict.fromkeys(target for _, target in tasks)
+            chosen += [(target, target, "source-only", "bn", {}, {}) for target in targets]
+        recipe = {"settings": {}, "norm_settings": {}} | whole["recipe"]
+        return [
+            cls(
+                source=source,
+                target=target,
+                objective=objective,
+                norm=norm,
+                seed=seed,
+                **recipe
+                | {"settings": recipe["settings"] | settings, "norm_settings": recipe["norm_settings"] | norm_settings},
+            )
+            for seed, (source, target, objective, norm, settings, norm_settings) in product(whole["seeds"], chosen)
+        ]
+
+    def code(self) -> Code:
+        """The story of :func:`train`, with what the recipe's names stand for."""
+        method, norm = catalogue.get(self.objective), catalogue.get(self.norm)
+        loaders = [BUILDERS.get(name, real.load_real) for name in (self.source, self.target)]
+        functions = [part for part in (method.builder, norm.before_evaluation, *loaders) if part is not None]
+        roots = [f"{__name__}.train", "deeptransfer.catalogue.Method.factory", method.symbol]
+        roots += [f"{function.__module__}.{function.__qualname__}" for function in functions]
+        if norm.has_layer:
+            roots += ["deeptransfer.catalogue.Method.convert", norm.symbol]
+        builders = {name: f"deeptransfer.backbones.{name}" for name in ("mobilenet_025", "torchvision_backbone")}
+        builders |= {"small_cnn": "deeptransfer.networks.small_cnn"}
+        used = self.backbone if self.backbone in builders else "torchvision_backbone"
+        stop = [path for name, path in builders.items() if name != used]
+        if used == "small_cnn":
+            stop.append("deeptransfer.backbones.finetuning_groups")
+        if not self.augment:
+            stop.append("deeptransfer.domains.pair.random_crop_and_flip")
+        if not norm.has_layer:  # a network with plain BatchNorm holds no domain layer
+            stop.append("deeptransfer.normalization.base.DomainNorm")
+        if catalogue.LABELLED not in method.needs:
+            stop.append("deeptransfer.adversarial.SoftLabelLoss")
+        return Code(roots, stop, [dict(method.options), dict(norm.options), list(method.needs)])
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The recipe of ``data/presets/<name>.toml``: a paper's own, as far as it tells.
+
+    Raises
+    ------
+    ValueError
+        If there is no such preset, or it holds an unknown key; the message lists the known ones.
+    """
+    recipe = read_toml("presets", name)
+    if unknown := set(recipe) - {f.name for f in fields(RunConfig)}:
+        raise ValueError(f"{name}.toml holds {sorted(unknown)[0]!r}, which is not a key of RunConfig")
+    return recipe
+
+
+def split_task(task: str) -> tuple[str, str]:
+    """``"print:pen"`` as source and target."""
+    source, colon, target = task.partition(":")
+    if not (source and colon and target):
+        raise ValueError(f"a task is written source:target, such as print:pen; got {task!r}")
+    return source, target
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains on, and what scores it."""
+
+    pair: DomainPair
+    source_test: Domain
+    target_test: Domain
+    unlabelled: Domain  # of the target's training images: scored without their labels, and what AdaBN sees
+
+
+def train(config: RunConfig, means: Means | None = None, stop: int | None = None) -> dict[str, Any]:
+    """Curve, selections, accuracy per class, and which test images were wrong at the end.
+
+    With ``stop`` only so many updates are done of those that the recipe schedules: the curve begins as the whole one.
+    """
+    means = means or Means()
+    seed_everything(config.seed)
+    data = load_data(config)
+    network = build_network(config, data.pair)
+    if config.start:
+        fit(network, data.pair, SourceOnly(), config.start, config.lr, workers=means.workers)
+    normalise(config, network)
+    objective = build_objective(config, network, data.pair)
+    optimizer = build_optimizer(config, network, objective)
+    state = Checkpoint(means.checkpoint, config, {"network": network, "objective": objective}, optimizer)
+    score = Score(config, data, means.score_batch)
+
+    def keep(history: History) -> None:
+        if (state.step + len(history.steps)) % config.every == 0 and place()[0] == 0:
+            state.save(history)
+
+    history = fit(
+        network,
+        data.pair,
+        objective if place()[1] == 1 else Distributed(network, objective, default_device()),
+        config.steps,
+        optimizer=optimizer,
+        probes=score.probes,
+        every=config.every,
+        start=state.step,
+        stop=stop,
+        workers=means.workers,
+        after_step=keep,
+    )
+    return record(state.curve + history.probes, score.target(network))
+
+
+def load_data(config: RunConfig) -> Data:
+    """The domains of the recipe, each with what it is scored on."""
+    splits = ("all", "all") if config.transductive else ("train", "test")
+    source, source_test = (load_domain(config.source, split, size=config.size) for split in splits)
+    target, target_test = (load_domain(config.target, split, size=config.size) for split in splits)
+    few = few_labelled(target, config.labelled, config.seed) if config.labelled else None
+    rank, world_size = place()
+    pair = DomainPair(
+        source,
+        target,
+        config.batch_size,
+        config.seed,
+        labelled_target=few,
+        views=2 if catalogue.VIEWS in catalogue.get(config.objective).needs else 1,
+        augment=random_crop_and_flip if config.augment else None,
+        rank=rank,
+        world_size=world_size,
+    )
+    return Data(pair, source_test, target_test, some_of(target, config.scored, config.seed))
+
+
+def build_network(config: RunConfig, pair: DomainPair) -> Network:
+    """The recipe's network for the images of a pair, on the device, its weights not yet trained on the task."""
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in config.network.items()}
+    recipe: dict[str, Any] = given | {"classes": len(pair.classes), "seed": config.seed}
+    weights = config.weights
+    if weights not in ("", "default"):
+        weights = str(datasets_folder() / weights)
+    if config.backbone == "small_cnn":
+        network = small_cnn(**recipe, channels=pair.shape[0], size=pair.shape[-1])
+    elif config.backbone == "mobilenet_025":
+        network = mobilenet_025(weights, **recipe)
+    else:
+        network = torchvision_backbone(config.backbone, weights=weights or None, **recipe)
+    network.to(default_device(), getattr(torch, config.dtype))
+    if config.amp:
+        network.autocast = torch.bfloat16
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)
+    return network
+
+
+def normalise(config: RunConfig, network: Network) -> None:
+    """Put the recipe's normalisation into the network, in place."""
+    norm, several = catalogue.get(config.norm), place()[1] > 1
+    if several and default_device().type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    norm.convert(network, **config.norm_settings, **({"sync": True} if norm.has_layer and several else {}))
+
+
+def build_objective(config: RunConfig, network: Network, pair: DomainPair) -> Objective:
+    """The recipe's objective, on the network's device."""
+    build = catalogue.get(config.objective).factory
+    objective = build(network, len(pair.classes), config.seed, **config.settings)
+    for loss in (part for part in objective.modules() if isinstance(part, SoftLabelLoss)):
+        loss.update(*predict(network, pair.source, "source")[1:])
+    return objective
+
+
+def build_optimizer(config: RunConfig, network: Network, objective: Objective) -> torch.optim.SGD:
+    """SGD over all that the objective trains; what a backbone brought along learns slower."""
+    groups = objective.parameter_groups(network)
+    if config.backbone != "small_cnn":
+        groups = finetuning_groups(groups, network, config.backbone_lr)
+    optimizer = sgd(groups, config.lr)
+    objective.to(default_device(), getattr(torch, config.dtype))
+    return optimizer
+
+
+class Score:
+    """How a network stands: on the target as its method has it scored, on the source, and without labels."""
+
+    def __init__(self, config: RunConfig, data: Data, batch_size: int | None) -> None:
+        self.norm, self.data, self.batch_size = catalogue.get(config.norm), data, batch_size
+
+    @property
+    def probes(self) -> dict[str, Probe]:
+        """The numbers of each point of the curve."""
+        return {
+            "target": lambda network: self.target(network).accuracy,
+            "source": lambda network: evaluate(network, self.data.source_test, "source", self.batch_size).accuracy,
+            "information": self.information,
+        }
+
+    def target(self, network: nn.Module) -> Evaluation:
+        """Accuracy on the target's test images."""
+        return evaluate(self.adapted(network), self.data.target_test, batch_size=self.batch_size)
+
+    def information(self, network: nn.Module) -> float:
+        """The label-free criterion, where the choice may look: on images the run adapts to, without their labels."""
+        logits = predict(self.adapted(network), self.data.unlabelled, batch_size=self.batch_size)[1]
+        return information_maximization(logits)
+
+    def adapted(self, network: nn.Module) -> nn.Module:
+        """The network, or a copy with the statistics that the method gives it before it is scored."""
+        if self.norm.before_evaluation is None:
+            return network
+        network, unlabelled = copy.deepcopy(network), self.data.unlabelled
+        parameter = next(network.parameters())
+        images = torch.stack([unlabelled[i][0] for i in range(len(unlabelled))])
+        self.norm.before_evaluation(network, images.to(parameter.device, parameter.dtype))
+        return network
+
+
+def record(curve: Sequence[Mapping[str, float]], final: Evaluation) -> dict[str, Any]:
+    """The numbers of a run, ready for JSON."""
+    per_class = [None if value != value else value for value in final.per_class.tolist()]  # NaN is not JSON
+    wrong = (~final.correct).nonzero().flatten().tolist()
+    return {"curve": curve, "selections": select(curve), "per_class": per_class, "wrong": wrong}
+
+
+def select(curve: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The three selections: the last point, the best by information maximisation, the best by target labels."""
+    points = (curve[-1], max(curve, key=lambda p: p["information"]), max(curve, key=lambda p: p["target"]))
+    return {name: {"step": p["step"], "accuracy": p["target"]} for name, p in zip(SELECTIONS, points, strict=True)}

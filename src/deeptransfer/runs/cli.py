@@ -1,0 +1,145 @@
+"""Command line: ``python -m deeptransfer run | grid | table | restamp | domains``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deeptransfer.domains.cli import app as domains
+from deeptransfer.runs import result as results
+from deeptransfer.runs.adaptation import RunConfig, split_task
+from deeptransfer.runs.adaptation import preset as read_preset
+from deeptransfer.runs.distributed import process_group
+from deeptransfer.runs.grid import complete, load_grid
+from deeptransfer.runs.recipe import Means
+from deeptransfer.runs.recipe import run as run_recipe
+from deeptransfer.runs.restamp import restamp as restamp_grid
+
+app = typer.Typer(help="Deep transfer learning: one run, grids of runs, and tables of them.", no_args_is_help=True)
+app.add_typer(domains, name="domains")
+
+
+# The options of ``run`` that are keys of the recipe as they stand.
+RECIPE_OPTIONS = {field.name for field in fields(RunConfig)} - {"settings", "norm_settings", "network"}
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """A wrong value ends the program with its message and exit code 2, not with a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """``["weight=0.5", "layer=fc1"]`` as a dict; values are read as JSON where they are."""
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            raise ValueError(f"a setting is written name=value, such as weight=0.5; got {pair!r}")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    return settings
+
+
+@app.command()
+def run(
+    task: Annotated[str, typer.Option(help="source:target; target:target with source-only is the oracle.")],
+    preset: Annotated[str | None, typer.Option(help="A paper's recipe, of data/presets; options change it.")] = None,
+    objective: Annotated[str | None, typer.Option(help="A method of the catalogue.")] = None,
+    norm: Annotated[str | None, typer.Option(help="A normalisation of the catalogue.")] = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of each domain, in each process.")] = None,
+    lr: float | None = None,
+    dtype: str | None = None,
+    every: Annotated[int | None, typer.Option(help="Updates between two points of the curve.")] = None,
+    start: Annotated[int | None, typer.Option(help="Updates on the source alone that come first.")] = None,
+    labelled: Annotated[int | None, typer.Option(help="Labelled target images per class.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="small_cnn, mobilenet_025 or one of torchvision's.")] = None,
+    weights: Annotated[str | None, typer.Option(help="'default', or a file below the data sets' folder.")] = None,
+    backbone_lr: Annotated[float | None, typer.Option(help="Factor of lr in the backbone's layers.")] = None,
+    size: Annotated[int | None, typer.Option(help="Height and width of the images.")] = None,
+    transductive: Annotated[bool | None, typer.Option(help="Train on and score all images of each domain.")] = None,
+    augment: Annotated[bool | None, typer.Option(help="Random crops and mirror images in training.")] = None,
+    amp: Annotated[bool | None, typer.Option(help="Mixed precision, bfloat16.")] = None,
+    channels_last: Annotated[bool | None, typer.Option(help="Channels-last memory.")] = None,
+    scored: Annotated[int | None, typer.Option(help="Target images to score without labels, at most.")] = None,
+    setting: Annotated[list[str] | None, typer.Option(help="Of the objective: name=value; repeatable.")] = None,
+    norm_setting: Annotated[list[str] | None, typer.Option(help="Of the layers: name=value; repeatable.")] = None,
+    network: Annotated[list[str] | None, typer.Option(help="Of the network: name=value; repeatable.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that load images ahead.", min=0)] = 0,
+    score_batch: Annotated[int | None, typer.Option(help="Images scored at once, where memory is short.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Keep the state here, and go on from it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the result here, not to the screen.")] = None,
+) -> None:
+    """Train one recipe and print its result as JSON. Under torchrun: in several processes."""
+    given = {key: value for key, value in locals().items() if key in RECIPE_OPTIONS and value is not None}
+    lists = {"settings": setting, "norm_settings": norm_setting, "network": network}
+    with usage_errors(), process_group() as (rank, _):
+        source, target = split_task(task)
+        recipe = read_preset(preset) if preset else {}
+        recipe |= given | {key: {**recipe.get(key, {}), **parse_settings(value or [])} for key, value in lists.items()}
+        config = RunConfig(**recipe | {"source": source, "target": target})
+        try:
+            result = run_recipe(config, Means(workers=workers, checkpoint=checkpoint, score_batch=score_batch))
+        except (ArithmeticError, RuntimeError) as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(1) from None
+    if rank > 0:
+        return
+    if out is None:
+        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        results.write_json(result, out)
+
+
+@app.command()
+def grid(
+    name: Annotated[str, typer.Argument(help="Of a file in data/grids, without .toml.")],
+    workers: Annotated[int, typer.Option(help="Processes that share the runs.", min=1)] = 1,
+) -> None:
+    """Do what is missing or stale of a grid; several such commands may run at once."""
+    with usage_errors():
+        recipes, folder = load_grid(name), results.results_folder(name)
+        try:
+            written = complete(recipes, folder, workers)
+        except RuntimeError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(1) from None
+    typer.echo(f"{len(written)} of {len(recipes)} runs done now, in {folder}")
+
+
+@app.command()
+def table(
+    name: Annotated[str, typer.Argument(help="Of a grid that was run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")] = False,
+) -> None:
+    """Mean ± sd over seeds of each score; in brackets the part of the gap that is closed; in per cent."""
+    with usage_errors():
+        frame = results.table(name)
+    rows = json.dumps(results.to_json(frame), indent=1, ensure_ascii=False) if as_json else ""
+    typer.echo(rows or results.to_markdown(frame))
+
+
+@app.command()
+def restamp(
+    names: Annotated[list[str], typer.Argument(help="Of grids that were run.")],
+) -> None:
+    """After a change of code that changes no number: begin some runs again, then mark the results as today's."""
+    for name in names:
+        with usage_errors():
+            written, sample = restamp_grid(name)
+        typer.echo(f"{name}: {len(sample)} runs begun again and equal, {len(written)} results marked")

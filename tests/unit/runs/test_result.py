@@ -1,0 +1,116 @@
+"""Results: written whole or not at all, and the tables made from them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict, replace
+
+import pytest
+
+from deeptransfer.runs import result
+from deeptransfer.runs.adaptation import SELECTIONS, RunConfig
+from deeptransfer.runs.layerwise import LayerwiseConfig
+
+NETWORK = {"widths": [4, 4], "hidden": [8]}
+TINY = RunConfig(
+    source="print", target="pen", objective="da-nn", steps=4, every=2, batch_size=16, dtype="float64", network=NETWORK
+)
+
+
+def test_a_result_is_visible_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    result.write_json({"old": 1}, path)
+    seen = []
+
+    def dump(result, file, **options):
+        file.write('{"new"')
+        file.flush()
+        seen.append({other.name: other.read_text() for other in tmp_path.glob("*.json")})
+        raise OSError("disk full")
+
+    monkeypatch.setattr(result.json, "dump", dump)
+    with pytest.raises(OSError, match="disk full"):
+        result.write_json({"new": 2}, path)
+    assert seen == [{"run.json": path.read_text()}]
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+ACCURACIES = {  # (source, target, objective, seed): last, label-free, oracle
+    ("print", "pen", "source-only", 0): (0.60, 0.62, 0.66),
+    ("print", "pen", "source-only", 1): (0.64, 0.64, 0.70),
+    ("print", "pen", "source-only", 2): (0.68, 0.60, 0.68),
+    ("print", "pen", "dan", 0): (0.80, 0.85, 0.86),
+    ("print", "pen", "dan", 1): (0.90, 0.87, 0.92),
+    ("print", "pen", "dan", 2): (0.85, 0.83, 0.89),
+    ("pen", "pen", "source-only", 0): (0.98, 0.97, 0.99),
+}
+
+
+@pytest.fixture
+def stored(tmp_path):
+    for (source, target, objective, seed), accuracies in ACCURACIES.items():
+        config = replace(TINY, source=source, target=target, objective=objective, seed=seed)
+        chosen = {name: {"step": 1, "accuracy": a} for name, a in zip(SELECTIONS, accuracies, strict=True)}
+        result.write_json(
+            {"kind": "adaptation", "config": asdict(config), "selections": chosen}, tmp_path / f"{config.name}.json"
+        )
+    return tmp_path
+
+
+def test_a_table_equals_the_numbers_worked_out_by_hand(stored):
+    frame = result.table(stored)
+    rows = {(row["task"], row["objective"]): row for row in result.to_json(frame)}
+    for i, name in enumerate(SELECTIONS):
+        of = {key: [100 * a[i] for k, a in ACCURACIES.items() if k[1:3] == key[1:] and k[0] == key[0]] for key in [
+            ("print", "pen", "dan"), ("print", "pen", "source-only"), ("pen", "pen", "source-only")]}  # fmt: skip
+        dan, low, high = (statistics.mean(values) for values in of.values())
+        row = rows["print:pen", "dan"]
+        assert row["runs"] == 3
+        assert row[name]["mean"] == pytest.approx(dan)
+        assert row[name]["sd"] == pytest.approx(statistics.stdev(of["print", "pen", "dan"]))
+        assert row[name]["gap"] == pytest.approx(100 * (dan - low) / (high - low))
+        assert rows["print:pen", "source-only"][name]["gap"] == 0
+        assert rows["pen:pen", "source-only"][name] == {"mean": pytest.approx(high), "sd": None, "gap": None}
+    assert rows["print:pen", "dan"]["last"]["gap"] == pytest.approx(61.7647, abs=1e-4)  # (85 − 64) / (98 − 64)
+
+
+def test_a_table_in_markdown(stored):
+    lines = result.to_markdown(result.table(stored)).splitlines()
+    assert lines[0] == "| task | objective | norm | runs | last | label-free | oracle |"
+    assert "| print:pen | dan | bn | 3 | 85.0 ± 5.0 (62) | 85.0 ± 2.0 (66) | 89.0 ± 3.0 (68) |" in lines
+    assert "| pen:pen | source-only | bn | 1 | 98.0 | 97.0 | 99.0 |" in lines
+
+
+def test_the_closed_gap_is_absent_without_its_ends_and_never_mixes_recipes(stored):
+    for path in stored.glob("pen-to-pen*"):
+        path.unlink()
+    assert all(row["last"]["gap"] is None for row in result.to_json(result.table(stored)))
+    other = replace(TINY, source="pen", objective="source-only", steps=9)  # an oracle, but trained for longer
+    chosen = {name: {"step": 1, "accuracy": 0.99} for name in SELECTIONS}
+    result.write_json({"kind": "adaptation", "config": asdict(other), "selections": chosen}, stored / "other.json")
+    rows = result.to_json(result.table(stored))
+    assert {row["steps"] for row in rows} == {4, 9}
+    assert all(row["last"]["gap"] is None for row in rows)
+
+
+def test_an_empty_folder_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="run the grid first"):
+        result.table(tmp_path)
+
+
+def test_a_table_of_another_kind_of_run_has_its_own_scores(tmp_path):
+    for seed, accuracy in enumerate((0.5, 0.7)):
+        config = LayerwiseConfig(source="print", target="pen", labelled=3, seed=seed)
+        curves = {"AnB": [accuracy, 0.25], "AnB+": [accuracy, 0.75]}
+        stored = {"kind": "layerwise", "config": asdict(config), "cuts": [0, 3], "accuracy": curves}
+        result.write_json(stored, tmp_path / f"{config.name}.json")
+    assert result.to_markdown(result.table(tmp_path)).splitlines() == [
+        "| task | runs | AnB 0 | AnB 3 | AnB+ 0 | AnB+ 3 |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| print:pen | 2 | 60.0 ± 14.1 | 25.0 ± 0.0 | 60.0 ± 14.1 | 75.0 ± 0.0 |",
+    ]
+    (row,) = result.to_json(result.table(tmp_path))
+    assert row["task"] == "print:pen"
+    assert row["AnB+ 3"]["mean"] == pytest.approx(75)
