@@ -1,7 +1,11 @@
-# Two commands matter: `make book` and `make test`. Each sets up what it needs, in .venv and nowhere else.
+# Two commands matter: `make book` and `make test`. Each sets up what it needs, in .venv and nowhere else: the book is built
+# without PyTorch, everything else completes the same environment.
 
-VENV  := .venv
-READY := $(VENV)/.ready
+VENV    := .venv
+READING := $(VENV)/.reading
+READY   := $(VENV)/.ready
+INSTALL := $(if $(shell command -v uv 2>/dev/null),uv pip install --python $(VENV)/bin/python,\
+             $(VENV)/bin/python -m pip install --disable-pip-version-check -q)
 # Where the book is built: SOLUTIONS=no, for a class, leaves out the solutions of the exercises and goes beside it.
 OUTPUT := $(if $(filter no,$(SOLUTIONS)),_build/without-solutions/,)
 SITE   := $(OUTPUT)_build/html
@@ -13,7 +17,7 @@ SOURCES := _config.yml data/datasets.toml $(shell find book src -type f ! -path 
            find data/results -name '*.json' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help book offline test lab notebooks bench lint links clean
+.PHONY: help book offline install test lab notebooks bench lint links clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -22,7 +26,7 @@ book: $(BUILT)  ## build the book from the stored outputs, warnings as errors; S
 	@echo "The book is built. Open $(CURDIR)/$(SITE)/index.html"
 
 # From nothing each time: Sphinx repeats no warning of a page that it finds unchanged, and keeps pages that are gone.
-$(BUILT): $(READY) $(SOURCES)
+$(BUILT): $(READING) $(SOURCES)
 	@rm -rf $@ $(SITE) $(OUTPUT)_build/.doctrees
 	@mkdir -p $(@D)
 	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output $(or $(OUTPUT),.) -n -W --keep-going
@@ -33,8 +37,11 @@ offline: $(BUILT)  ## the built book as one file that needs no network: unpack i
 	@cd $(OUTPUT)_build && "$(CURDIR)/$(VENV)/bin/python" -m zipfile -c $(BUNDLE).zip $(BUNDLE)/ && rm -r $(BUNDLE)
 	@echo "Made $(CURDIR)/$(OUTPUT)_build/$(BUNDLE).zip"
 
+install: $(READY)  ## complete .venv, and nothing else
+
+# The book first: where nothing is installed yet, it is built from what reading needs alone.
 # Two workers with one thread each: numbers are compared under the thread count that stored them, and two cores are full.
-test: $(BUILT)  ## check everything: library, notebooks (executed and compared), built site in a browser
+test: $(BUILT) $(READY)  ## check everything: library, notebooks (executed and compared), built site in a browser
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests book --nbval --nbval-current-env -n 2 --dist loadfile $(ARGS)
 
 lab: $(READY)  ## open the chapters in JupyterLab
@@ -51,21 +58,19 @@ lint: $(READY)  ## style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-links: $(READY)  ## follow every link that leads out of the book
+links: $(READING)  ## follow every link that leads out of the book
 	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output _build/links --builder linkcheck -n
 
 clean:  ## remove the built book and tool caches; keep .venv and downloaded data
 	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find book src tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Renewed whenever the pins or the package's metadata change.
-$(READY): requirements.txt pyproject.toml
-	@echo "Setting up $(VENV): a few minutes and about 7 GB the first time."
-	@if command -v uv >/dev/null; then \
-	  set -ex; \
-	  [ -x $(VENV)/bin/python ] || uv venv --python '>=3.11,<3.14' $(VENV); \
-	  uv pip install --python $(VENV)/bin/python -r requirements.txt; \
-	  uv pip install --python $(VENV)/bin/python --no-deps --no-build-isolation -e .; \
+# Both stages are renewed whenever the pins or the package's metadata change. The names of the first are the extra `book` of
+# pyproject.toml, the versions of both are the pins.
+$(READING): requirements.txt pyproject.toml
+	@echo "Setting up $(VENV) for the book: a minute or two and about 300 MB the first time."
+	@if [ -x $(VENV)/bin/python ]; then :; elif command -v uv >/dev/null; then \
+	  uv venv --python '>=3.11,<3.14' $(VENV); \
 	else \
 	  for candidate in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
 	    $$candidate -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && found=$$candidate && break; \
@@ -75,9 +80,14 @@ $(READY): requirements.txt pyproject.toml
 	    echo "If it is installed under another name: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
 	    exit 1; \
 	  fi; \
-	  set -ex; \
-	  [ -x $(VENV)/bin/python ] || $$found -m venv $(VENV); \
-	  $(VENV)/bin/python -m pip install --disable-pip-version-check -q -r requirements.txt; \
-	  $(VENV)/bin/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .; \
+	  $$found -m venv $(VENV); \
 	fi
+	$(INSTALL) -c requirements.txt $$($(VENV)/bin/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["book"])')
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(READY): $(READING)
+	@echo "Completing $(VENV): a few minutes and about 7 GB the first time."
+	$(INSTALL) -r requirements.txt
 	@touch $@

@@ -6,23 +6,24 @@ Directives ``notebook-status``, ``result-status``, ``version-status`` and ``data
 from __future__ import annotations
 
 import json
-import platform
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from packaging.requirements import Requirement
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from deeptransfer import __version__
 from deeptransfer.catalogue import CHAPTERS
-from deeptransfer.experiments import data_folder
 from tables import Cell, link_to_page, make_table
 
-VERSIONS = (
-    "deeptransfer",
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "data"
+PINS = ROOT / "requirements.txt"
+SHOWN = (
     "torch",
     "torchvision",
     "numpy",
@@ -101,25 +102,32 @@ class ResultStatus(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         titles = ("Grid", "Runs", "Seeds", "Time", "Device", "torch")
-        return [make_table(titles, summaries(data_folder() / "results"), "numbers")]
+        return [make_table(titles, summaries(DATA / "results"), "numbers")]
+
+
+def pins(requirements: str) -> Iterator[tuple[str, str]]:
+    """Name and pinned version of each package that this version of Python and this system get."""
+    for line in requirements.splitlines():
+        pin = Requirement(line)
+        if pin.marker is None or pin.marker.evaluate():
+            yield pin.name, str(pin.specifier).removeprefix("==")
 
 
 class VersionStatus(SphinxDirective):
-    """What the pages were built with."""
+    """What the pins are; a build needs few of these packages."""
 
     def run(self) -> list[nodes.Node]:
-        versions = [
-            ("Python", platform.python_version()),
-            *((name, version(name)) for name in VERSIONS),
-        ]
-        return [make_table(("", "Version"), versions, "numbers")]
+        self.env.note_dependency(str(PINS))
+        versions = dict(pins(PINS.read_text(encoding="utf-8")))
+        rows = [("deeptransfer", __version__), *((name, versions[name]) for name in SHOWN)]
+        return [make_table(("", "Version"), rows, "numbers")]
 
 
 class DataSources(SphinxDirective):
     """Title, licence and origin of each real data set that the library can read."""
 
     def run(self) -> list[nodes.Node]:
-        register = data_folder() / "datasets.toml"
+        register = DATA / "datasets.toml"
         self.env.note_dependency(str(register))
         rows: list[tuple[Cell, ...]] = []
         for facts in tomllib.loads(register.read_text(encoding="utf-8")).values():

@@ -1,6 +1,7 @@
 """One record per method: what it is called, where it comes from, what it assumes, needs and costs.
 
 The map of methods, the command line and the API page are written from these records, so that no fact stands twice.
+Code is named, and imported when it is used: the book is built from the records where PyTorch is not installed.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from deeptransfer.adversarial import SoftLabelLoss
-from deeptransfer.normalization import adapt_statistics, convert_norm
-from deeptransfer.objectives import Combined, DomainConfusion, Objective, SoftLabels
+    from deeptransfer.objectives import Objective
 
 Kind = Literal["baseline", "discrepancy", "adversarial", "prediction", "normalization", "test-time"]
 
@@ -75,8 +75,8 @@ class Method:
         Arguments that make this method of the symbol.
     builder : callable, optional
         ``builder(network, num_classes, seed, **settings)``, where the symbol's own signature does not say it all.
-    before_evaluation : callable, optional
-        ``before_evaluation(network, target_images)`` changes a network in place before it is scored.
+    prepares : bool
+        Whether the symbol is a function of a network and target images, and changes the network before it is scored.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Method:
     symbol: str
     options: Mapping[str, Any] = field(default_factory=dict)
     builder: Callable[..., Objective] | None = None
-    before_evaluation: Callable[..., Any] | None = None
+    prepares: bool = False
 
     @property
     def page(self) -> str | None:
@@ -106,6 +106,11 @@ class Method:
         """The class or function that ``symbol`` names."""
         module, _, name = self.symbol.rpartition(".")
         return getattr(import_module(module), name)
+
+    @property
+    def before_evaluation(self) -> Callable[..., Any] | None:
+        """``before_evaluation(network, target_images)`` changes a network in place before it is scored."""
+        return self.resolve() if self.prepares else None
 
     def factory(self, network: nn.Module, num_classes: int, seed: int, **settings: Any) -> Objective:
         """Build the objective for a network.
@@ -157,6 +162,8 @@ class Method:
             if settings:
                 raise ValueError(f"{self.name!r} has no settings, got {', '.join(settings)}")
             return network
+        from deeptransfer.normalization import convert_norm
+
         return convert_norm(network, self.resolve(), **{**self.options, **settings})
 
     @property
@@ -175,6 +182,9 @@ def confusion_with_soft_labels(
     temperature: float = 2.0,
 ) -> Objective:
     """Both halves of Tzeng et al. 2015; the soft labels are still to be filled from the source (``loss.update``)."""
+    from deeptransfer.adversarial import SoftLabelLoss
+    from deeptransfer.objectives import Combined, DomainConfusion, SoftLabels
+
     soft = SoftLabels(SoftLabelLoss(num_classes, temperature), soft_weight)
     return Combined(DomainConfusion(in_features, weight, hidden, seed), soft)
 
@@ -225,7 +235,7 @@ _RECORDS = (
            "none: the pooled batch is one population", (), "none", "torch.nn.BatchNorm2d"),
     Method("adabn", "Adaptive batch normalisation (AdaBN)", "Li, Wang, Shi, Hou, Liu, Pattern Recognition 2018", 9,
            "normalization", STATISTICS, (UNLABELLED,), "one forward pass of the target per layer, no training",
-           _N + "adapt_statistics", before_evaluation=adapt_statistics),
+           _N + "adapt_statistics", prepares=True),
     Method("dsbn", "Domain-specific statistics, one scale and shift", "Chang, You, Seo, Kwak, Han, CVPR 2019", 10,
            "normalization", STATISTICS, (UNLABELLED,), "as BatchNorm", _N + "DomainBatchNorm2d"),
     Method("dsbn-unshared", "Domain-specific batch normalisation (DSBN)", "Chang, You, Seo, Kwak, Han, CVPR 2019", 10,

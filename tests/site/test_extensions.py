@@ -1,22 +1,21 @@
-"""The book's own Sphinx extensions, on a book of three pages."""
+"""The book's own Sphinx extensions, on a book of three pages, built where nothing is installed but what reading needs."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from notebooks import BOOK
+from reading import other_modules, run_reading
 from reading_order import draw, read_order, row_of
 
 from deeptransfer.catalogue import CHAPTERS
 
-CONFIG = """extensions = ["myst_nb", "sphinx_exercise", "sphinx.ext.autodoc"]
-extensions += ["equations", "figure_numbers", "glossary_links", "solutions"]
+CONFIG = """extensions = ["myst_nb", "sphinx_exercise"]
+extensions += ["equations", "figure_numbers", "glossary_links", "library", "method_map", "solutions", "status"]
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 html_theme = "basic"
@@ -31,7 +30,14 @@ equations
 ```
 
 ```{eval-rst}
-.. autofunction:: deeptransfer.discrepancy.mmd2
+.. automodule:: deeptransfer.discrepancy
+   :members:
+```
+
+```{method-map}
+```
+
+```{version-status}
 ```
 """
 GLOSSARY = """# Glossary
@@ -52,6 +58,7 @@ tests = ["tests/unit/test_discrepancy.py::test_mmd2_equals_the_loop"]
 cell = true
 tests = ["book/part2/mmd.ipynb"]
 """
+PATHS = (BOOK / "_ext", BOOK.parent / "src")
 PICTURE = {
     "image/png": "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 }
@@ -92,10 +99,10 @@ def write_book(folder: Path) -> Path:
 def build(source: Path, **environment: str) -> tuple[Path, str]:
     """The folder of the pages, and the warnings."""
     site = source.parent / "site"
-    done = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-q", "-n", "-b", "html", str(source), str(site)],
-        env={**os.environ, "PYTHONPATH": str(BOOK / "_ext"), **environment},
-        capture_output=True, text=True, check=False,
+    done = run_reading(
+        "from sphinx.cmd.build import main; sys.exit(main(sys.argv[1:]))",
+        "-q", "-n", "-b", "html", str(source), str(site),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS)), **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return site, done.stderr
@@ -117,6 +124,17 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def parse(page: Path) -> BeautifulSoup:
     return BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+
+
+@pytest.mark.parametrize("extension", sorted(path.stem for path in (BOOK / "_ext").glob("*.py")))
+def test_extension_needs_nothing_but_what_reading_needs(extension: str) -> None:
+    done = run_reading(f"sys.path[:0] = {[*map(str, PATHS)]}; import {extension}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_only_running_needs_is_out_of_reach() -> None:
+    assert {"torch", "torchvision", "numpy", "scipy", "sklearn", "pandas", "matplotlib"} <= set(other_modules())
+    assert "halted" in run_reading("import numpy").stderr
 
 
 def test_formula_is_followed_by_code_and_test(whole: Path) -> None:
