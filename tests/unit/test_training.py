@@ -283,9 +283,10 @@ def test_term_that_is_not_finite_is_named(value):
     assert all(p.isfinite().all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("arguments", [{"steps": 0}, {"steps": 2, "every": 0}, {"steps": -1}])
+@pytest.mark.parametrize("arguments", [{"steps": 0}, {"steps": 2, "every": 0}, {"steps": -1}, {"steps": 2, "stop": 0}])
 def test_unfit_numbers_are_refused(arguments):
-    message = f"at least 1, not steps={arguments['steps']}, every={arguments.get('every')}"
+    told = ", ".join(f"{name}={arguments.get(name)}" for name in ("steps", "stop", "every"))
+    message = f"at least 1, not {told}"
     with pytest.raises(ValueError, match=message):
         fit(tiny_network(), tiny_pair(), SourceOnly(), **arguments)
 

@@ -88,7 +88,7 @@ def test_domains_are_listed_with_their_sizes():
 
 def test_the_package_runs_as_a_module(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["deeptransfer", "--help"])
-    monkeypatch.delitem(sys.modules, "deeptransfer.__main__")
+    monkeypatch.delitem(sys.modules, "deeptransfer.__main__", raising=False)
     with pytest.raises(SystemExit) as end:
         runpy.run_module("deeptransfer", run_name="__main__")
     assert end.value.code == 0
