@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .base import TARGET, DomainNorm, Moments
-from .convert import use_domain
 from .passes import measure
+from .split import use_domain
 
 METHODS = ("population", "ema", "batch")
 CHUNK = 512  # rows of a tensor that go through the model at once

@@ -229,6 +229,13 @@ class DomainNorm(nn.Module):
         """Return what a shift ``(C,)`` of the mean adds to the second moment."""
         return difference.square()
 
+    def row(self, domain: str | int) -> int:
+        """Return the number of a domain that is given by name or by number."""
+        for i, name in enumerate(DOMAINS):
+            if domain in (i, name) and domain is not True and domain is not False:
+                return i
+        raise ValueError(f"domain must be 'source' or 'target', got {domain!r}")
+
     # What all methods share --------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
