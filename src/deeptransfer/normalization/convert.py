@@ -16,7 +16,7 @@ _DIMS = ((nn.BatchNorm1d, (2, 3)), (nn.BatchNorm2d, (4,)), (nn.BatchNorm3d, (5,)
 def convert_norm(model: nn.Module, cls: type[DomainNorm], **kwargs: Any) -> nn.Module:
     r"""Replace every BatchNorm of a model by a domain layer, in place.
 
-    Weights, running statistics (for both domains), eps, momentum, dtype, device, mode and ``requires_grad`` are kept;
+    Weights, running statistics (for all domains), eps, momentum, dtype, device, mode and ``requires_grad`` are kept;
     the parameters stay the same objects, so an optimiser that holds them stays valid (unless ``shared_affine=False``
     doubles them). A module that occurs twice is converted once. The statistics a model comes with count as updated,
     even those of a fresh BatchNorm, so that evaluation goes on as before.
@@ -123,5 +123,4 @@ def mixes_domains(module: nn.Module) -> bool:
 
     True for AutoDIAL, TransNorm and Reciprocal Normalization; false for plain BatchNorm, DomainBatchNorm and whitening.
     """
-    template = (DomainNorm.mix, DomainNorm.gain)
-    return any((type(layer).mix, type(layer).gain) != template for layer in domain_layers(module))
+    return any(layer.mixes for layer in domain_layers(module))

@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from .base import DOMAINS, SOURCE, TARGET, DomainNorm, Moments
+from .base import DomainNorm, Moments
+from .split import rows_named
 from .whitening import DomainWhitening
 
 _PLAIN: dict[tuple[int, ...], type[nn.modules.batchnorm._BatchNorm]] = {
@@ -18,7 +19,7 @@ _PLAIN: dict[tuple[int, ...], type[nn.modules.batchnorm._BatchNorm]] = {
 }
 
 
-def to_batchnorm(model: nn.Module, domain: str = "target") -> nn.Module:
+def to_batchnorm(model: nn.Module, domain: str | int = "target") -> nn.Module:
     r"""Fold one domain of every domain layer into a plain BatchNorm; exact in evaluation.
 
     In evaluation a domain layer is one affine map per channel, so its row of statistics, its weight and bias, and its
@@ -36,7 +37,7 @@ def to_batchnorm(model: nn.Module, domain: str = "target") -> nn.Module:
     model
         Any module; it is not changed.
     domain
-        ``"source"`` or ``"target"``: which one the result is to evaluate.
+        Name or number of the domain that the result is to evaluate.
 
     Returns
     -------
@@ -48,8 +49,7 @@ def to_batchnorm(model: nn.Module, domain: str = "target") -> nn.Module:
     ValueError
         When the domain is unknown, the model holds no domain layer, or a row that is needed was never updated.
     """
-    if domain not in DOMAINS:
-        raise ValueError(f"domain must be 'source' or 'target', got {domain!r}")
+    rows_named(model, domain)
     model = copy.deepcopy(model).eval()
     done: dict[nn.Module, nn.Module] = {}
 
@@ -57,7 +57,7 @@ def to_batchnorm(model: nn.Module, domain: str = "target") -> nn.Module:
         if not isinstance(module, DomainNorm):
             return module
         if module not in done:
-            done[module] = _folded(module, DOMAINS.index(domain))
+            done[module] = _folded(module, module.row(domain))
         return done[module]
 
     for parent in list(model.modules()):
@@ -81,7 +81,7 @@ class GroupedLinear(nn.Conv1d):
 @torch.no_grad()
 def _folded(layer: DomainNorm, row: int) -> nn.Module:
     layer._require(layer.rows_read(row))
-    weight, bias = layer._affine(row, layer.gain(layer.stored(SOURCE), layer.stored(TARGET)))
+    weight, bias = layer._affine(row, layer.gain(*map(layer.stored, range(len(layer.domains)))))
     if isinstance(layer, DomainWhitening) and layer.group_size > 1:
         return _folded_whitening(layer, layer.stored(row), weight, bias)
     mean, var = layer.running_mean[row], layer.running_var[row]
