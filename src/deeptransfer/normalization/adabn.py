@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import DomainNorm, Moments
+from .base import DomainNorm
+from .moments import Moments
 from .passes import _wide, measure
 from .plain import Norm, norm_layers
 from .split import use_domain

@@ -18,7 +18,7 @@ _WRAPPERS = ("torch.nn.parallel.distributed", "torch.distributed.fsdp", "torch.d
 def convert_norm(model: nn.Module, cls: type[DomainNorm], **kwargs: Any) -> nn.Module:
     r"""Replace every BatchNorm of a model by a domain layer, in place.
 
-    Weights, running statistics (for both domains), eps, momentum, dtype, device, mode, ``requires_grad`` and forward
+    Weights, running statistics (for all domains), eps, momentum, dtype, device, mode, ``requires_grad`` and forward
     and backward hooks are kept; the parameters stay the same objects, so an optimiser that holds them stays valid
     (unless ``shared_affine=False`` doubles them). A module that occurs twice is converted once. The statistics a model
     comes with count as updated, even those of a fresh BatchNorm, so that evaluation goes on as before.
@@ -145,5 +145,4 @@ def mixes_domains(module: nn.Module) -> bool:
 
     True for AutoDIAL, TransNorm and Reciprocal Normalization; false for plain BatchNorm, DomainBatchNorm and whitening.
     """
-    template = (DomainNorm.mix, DomainNorm.gain)
-    return any((type(layer).mix, type(layer).gain) != template for layer in domain_layers(module))
+    return any(layer.mixes for layer in domain_layers(module))

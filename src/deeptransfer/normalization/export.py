@@ -7,8 +7,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from .base import DOMAINS, SOURCE, TARGET, DomainNorm, Moments
+from .base import DomainNorm
+from .moments import Moments
 from .plain import refuse, refuse_hidden, replace, replacing
+from .split import rows_named
 from .whitening import DomainWhitening
 
 _PLAIN: dict[tuple[int, ...], type[nn.modules.batchnorm._BatchNorm]] = {
@@ -19,7 +21,7 @@ _PLAIN: dict[tuple[int, ...], type[nn.modules.batchnorm._BatchNorm]] = {
 }
 
 
-def to_batchnorm(model: nn.Module, domain: str = "target") -> nn.Module:
+def to_batchnorm(model: nn.Module, domain: str | int = "target") -> nn.Module:
     r"""Fold one domain of every domain layer into a plain BatchNorm; exact in evaluation.
 
     In evaluation a domain layer is one affine map per channel, so its row of statistics, its weight and bias, and its
@@ -37,7 +39,7 @@ def to_batchnorm(model: nn.Module, domain: str = "target") -> nn.Module:
     model
         Any module; it is not changed.
     domain
-        ``"source"`` or ``"target"``: which one the result is to evaluate.
+        Name or number of the domain that the result is to evaluate.
 
     Returns
     -------
@@ -49,8 +51,7 @@ def to_batchnorm(model: nn.Module, domain: str = "target") -> nn.Module:
     ValueError
         When the domain is unknown, the model holds no domain layer, or a row that is needed was never updated.
     """
-    if domain not in DOMAINS:
-        raise ValueError(f"domain must be 'source' or 'target', got {domain!r}")
+    rows_named(model, domain)
     model = copy.deepcopy(model).eval()
     layers = {path: module for path, module in model.named_modules() if isinstance(module, DomainNorm)}
     if not layers:
@@ -60,7 +61,7 @@ def to_batchnorm(model: nn.Module, domain: str = "target") -> nn.Module:
     for path, layer in layers.items():
         refuse(path, layer)
         with replacing(path, layer):
-            new[layer] = _folded(layer, DOMAINS.index(domain))
+            new[layer] = _folded(layer, layer.row(domain))
     return replace(model, new)
 
 
@@ -75,11 +76,11 @@ class GroupedLinear(nn.Conv1d):
 @torch.no_grad()
 def _folded(layer: DomainNorm, row: int) -> nn.Module:
     whitens = isinstance(layer, DomainWhitening)
-    formulas = (DomainNorm.forward, (DomainWhitening if whitens else DomainNorm).evaluate)
-    if (type(layer).forward, type(layer).evaluate) != formulas:
+    formulas = (DomainNorm.forward, DomainNorm.blend, (DomainWhitening if whitens else DomainNorm).evaluate)
+    if (type(layer).forward, type(layer).blend, type(layer).evaluate) != formulas:
         raise ValueError("evaluates by a formula of its own, which is not known to be a BatchNorm's")
     layer._require(layer.rows_read(row))
-    weight, bias = layer._affine(row, layer.gain(layer.stored(SOURCE), layer.stored(TARGET)))
+    weight, bias = layer._affine(row, layer.gain(*map(layer.stored, range(len(layer.domains)))))
     if isinstance(layer, DomainWhitening) and layer.group_size > 1:
         return _folded_whitening(layer, layer.stored(row), weight, bias)
     mean, var = layer.running_mean[row], layer.running_var[row]

@@ -4,92 +4,158 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .base import DOMAINS, DomainNorm
+from .base import DomainNorm
+from .membership import SPLITS, Membership, Split
+from .names import DOMAINS, listed, rows_of_each
 
 
-def forward_domains(model: nn.Module, xs: Tensor, xt: Tensor, **kwargs: Any) -> tuple[Any, Any]:
-    r"""Pass source and target through a model together, and return its outputs apart.
+def forward_domains(
+    model: nn.Module, *batches: Tensor, domain: Tensor | Sequence[int] | None = None, **kwargs: Any
+) -> Any:
+    r"""Pass the batches of several domains through a model together, and return its outputs apart.
 
-    The two go as one batch, ``[xs; xt]``: a plain BatchNorm sees the pooled batch, a domain layer is told where the
-    source ends. In evaluation each domain is normalised by its own running row.
+    They go as one batch, ``[xs; xt]``: a plain BatchNorm sees the pooled batch, a domain layer is told where each
+    domain ends. In evaluation each domain is normalised by its own running row.
+
+    Rows that come interleaved go as ``forward_domains(model, x, domain=index)``: they are sorted by domain, pass, and
+    their outputs return in the order of ``x``. Here a domain may be absent.
 
     Parameters
     ----------
     model
         Any module, compiled or wrapped or not.
-    xs, xt
-        Source rows ``(n_s, ...)`` and target rows ``(n_t, ...)``; the numbers may differ.
+    *batches
+        The rows of each domain, ``(n_d, ...)``, in the order of the layers' ``domains``: source rows, target rows. The
+        numbers may differ. With ``domain``, one batch ``(N, ...)``.
+    domain
+        The number of each row's domain, integers ``(N,)``.
     **kwargs
-        Passed to the model.
+        Passed to the model as they are.
 
     Returns
     -------
-    tuple
-        The output for the source and for the target. Tensors inside tuples, named tuples, lists, dicts and dataclasses
-        are split along axis 0; other values are handed to both.
+    tuple or Any
+        The output for each batch; with ``domain``, one output. Tensors inside tuples, named tuples, lists, dicts and
+        dataclasses are split, or put back in order, along axis 0; other values are handed to all.
 
     Raises
     ------
     ValueError
-        When a part is empty, the parts do not fit together, or an output tensor has no row per input row.
+        When a part is empty, the parts do not fit together, a layer has another number of domains, ``domain`` is not a
+        number for each row, or an output tensor has no row per input row.
 
     Notes
     -----
-    The layers know the split until this returns. What runs later, such as the recomputation of a gradient checkpoint
-    in the backward pass, does not.
+    The layers know the split until this returns, and only in this thread or task; a copy made meanwhile does not. A
+    gradient checkpoint inside the model (``torch.utils.checkpoint``, either kind) may be repeated later, in the
+    backward pass: each layer then knows the pass that is repeated by its input, uses the split it had, and does not
+    count the batch again. It remembers 32 passes. What it cannot tell is an error in the backward: an input that passed
+    with two different splits, one that is not repeated exactly, or a forward that was compiled inside the checkpoint.
     """
-    n_s, n_t = len(xs), len(xt)
-    if n_s == 0 or n_t == 0:
-        raise ValueError(
-            f"got {n_s} source and {n_t} target rows: a batch of one domain is use_domain(model, 'source')"
+    layers = domain_layers(model)
+    if domain is not None:
+        return _forward_index(model, layers, batches, domain, kwargs)
+    counts = [len(batch) for batch in batches]
+    for layer in layers:
+        if len(layer.domains) != len(batches):
+            raise ValueError(
+                f"{type(layer).__name__} has the domains {listed(layer.domains)}, but got {len(batches)} batches: give "
+                "one for each, or name the rows' domains with forward_domains(model, x, domain=index)"
+            )
+    names = layers[0].domains if layers else DOMAINS if len(batches) == 2 else tuple(map(str, range(len(batches))))
+    if not batches:
+        raise ValueError("got no batch: forward_domains(model, xs, xt)")
+    if 0 in counts:
+        way_out = (
+            "a batch of one domain is use_domain(model, 'source')"
+            if len(batches) == 2
+            else "forward_domains(model, x, domain=index) takes a batch in which some are absent"
         )
-    if xs.shape[1:] != xt.shape[1:]:
-        raise ValueError(f"source rows {tuple(xs.shape[1:])} and target rows {tuple(xt.shape[1:])} differ in shape")
-    with _prediction_rows(model, rows=xs.new_empty(n_s, n_t, 0)):
-        out = model(torch.cat([xs, xt]), **kwargs)
-    return _part(out, slice(0, n_s), n_s + n_t), _part(out, slice(n_s, None), n_s + n_t)
+        raise ValueError(f"got {rows_of_each(names, counts)}: {way_out}")
+    for name, batch in zip(names[1:], batches[1:], strict=True):
+        if batch.shape[1:] != batches[0].shape[1:]:
+            raise ValueError(
+                f"{names[0]} rows {tuple(batches[0].shape[1:])} and {name} rows {tuple(batch.shape[1:])} "
+                "differ in shape"
+            )
+    split = tuple(batches[0].new_empty(count, 0) for count in counts)
+    with _splits(dict.fromkeys(layers, split)):
+        out = model(torch.cat(batches), **kwargs)
+    ends = [sum(counts[: d + 1]) for d in range(len(counts))]
+    return tuple(_part(out, slice(end - count, end), ends[-1]) for count, end in zip(counts, ends, strict=True))
+
+
+def _forward_index(
+    model: nn.Module, layers: list[DomainNorm], batches: tuple[Tensor, ...], domain: Any, kwargs: dict[str, Any]
+) -> Any:
+    index = torch.as_tensor(domain)
+    whole = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
+    if len(batches) != 1 or not whole or index.shape != (len(batches[0]),):
+        raise ValueError(
+            f"domain needs one batch and an integer for each of its rows, got {len(batches)} batches of "
+            f"{', '.join(str(len(batch)) for batch in batches)} rows and {tuple(index.shape)} of {index.dtype}"
+        )
+    (x,) = batches
+    counts = torch.bincount(index.clamp(min=0)).tolist()
+    if not len(x):
+        raise ValueError("got a batch without rows")
+    for layer in layers:
+        if index.min() < 0 or len(counts) > len(layer.domains):
+            raise ValueError(
+                f"domain holds numbers from {index.min()} to {index.max()}, but {type(layer).__name__} has "
+                f"{len(layer.domains)} domains, {listed(layer.domains)}: 0 to {len(layer.domains) - 1}"
+            )
+    order = index.to(x.device).argsort(stable=True)
+    splits = {
+        layer: tuple(x.new_empty(count, 0) for count in counts + [0] * (len(layer.domains) - len(counts)))
+        for layer in layers
+    }
+    with _splits(splits):
+        out = model(x[order], **kwargs)
+    return _part(out, order.argsort(), len(x))
 
 
 @contextmanager
-def use_domain(model: nn.Module, domain: str) -> Iterator[nn.Module]:
+def use_domain(model: nn.Module, domain: str | int) -> Iterator[nn.Module]:
     r"""Name the domain of the batches that pass inside the ``with`` block, in training or evaluation.
+
+    Only this thread or task knows it: another goes on as before, and so does a copy of the model that is made inside.
 
     Parameters
     ----------
     model
         Any module.
     domain
-        ``"source"`` or ``"target"``.
+        ``"source"`` or ``"target"``, or what the layers' ``domains`` name; or its number.
 
     Yields
     ------
     nn.Module
         The model.
+
+    Raises
+    ------
+    ValueError
+        When a layer does not know the domain.
     """
-    if domain not in DOMAINS:
-        raise ValueError(f"domain must be 'source' or 'target', got {domain!r}")
-    with _prediction_rows(model, domain=domain):
+    with _splits(rows_named(model, domain)):
         yield model
 
 
-@contextmanager
-def _prediction_rows(model: nn.Module, domain: str | None = None, rows: Tensor | None = None) -> Iterator[None]:
+def rows_named(model: nn.Module, domain: str | int) -> dict[DomainNorm, int]:
+    """The row of a domain in each domain layer; a model without any knows every number, and the two usual names."""
     layers = domain_layers(model)
-    before = [(layer.domain, layer.rows) for layer in layers]
-    for layer in layers:
-        layer.domain, layer.rows = domain, rows
-    try:
-        yield
-    finally:
-        for layer, state in zip(layers, before, strict=True):
-            layer.domain, layer.rows = state
+    if not layers and domain not in DOMAINS and not isinstance(domain, numbers.Integral):
+        raise ValueError(f"domain must be {listed(DOMAINS)}, got {domain!r}")
+    return {layer: layer.row(domain) for layer in layers}
 
 
 def domain_layers(model: nn.Module) -> list[DomainNorm]:
@@ -97,8 +163,32 @@ def domain_layers(model: nn.Module) -> list[DomainNorm]:
     return [module for module in model.modules() if isinstance(module, DomainNorm)]
 
 
-def _part(value: Any, rows: slice, total: int) -> Any:
-    """Cut the rows of one domain out of a nested output."""
+@contextmanager
+def _splits(splits: Mapping[DomainNorm, Split]) -> Iterator[None]:
+    """Let each layer know its split inside the block."""
+    mine: dict[Membership, Split] = {layer.membership: split for layer, split in splits.items()}
+    if torch.compiler.is_compiling():  # no context variable can be set in traced code
+        before = [membership.fixed for membership in mine]
+        for membership, split in mine.items():
+            membership.fixed = split
+        try:
+            yield
+        finally:
+            for membership, fixed in zip(mine, before, strict=True):
+                membership.fixed = fixed
+        return
+    outside = SPLITS.get()
+    SPLITS.set({**outside, **mine})
+    try:
+        yield
+    finally:
+        # Not simply what was there: blocks of other models may have begun meanwhile, in a generator, and go on.
+        others = {membership: split for membership, split in SPLITS.get().items() if membership not in mine}
+        SPLITS.set(others | {membership: outside[membership] for membership in mine if membership in outside})
+
+
+def _part(value: Any, rows: slice | Tensor, total: int) -> Any:
+    """Take some rows out of a nested output."""
     if isinstance(value, Tensor):
         if value.dim() == 0 or value.shape[0] != total:
             raise ValueError(

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adabn import batch_moments, evaluation_mode, stored_moments
-from .base import SOURCE, TARGET, DomainNorm, Moments
+from .base import DomainNorm
+from .moments import Moments
 from .passes import _wide, scale_and_shift
 from .plain import Norm, check_input, drop_and_act, kind, norm_layers
 
@@ -84,8 +85,10 @@ def _normalise_by_batch(layer: Norm, prior: float, x: Tensor) -> Tensor:
             f"a batch of shape {tuple(x.shape)} has one value per channel, whose variance is 0: "
             "give it more rows, or a prior such as prior=16"
         )
-    if isinstance(layer, DomainNorm) and (prior or SOURCE in layer.rows_read(TARGET)):
-        layer._require((SOURCE,))
+    if isinstance(layer, DomainNorm):
+        # The rows that are read; the target's own is not, the batch stands for it.
+        read = set(layer.rows_read(layer.row("target"))) - {layer.row("target")}
+        layer._require(tuple(sorted(read | {layer.row("source")} if prior else read)))
     with torch.autocast(x.device.type, enabled=False):  # statistics never in half precision
         y = _normalised(layer, prior, x) if x.numel() else x.clone()
     known = kind(layer)
@@ -93,17 +96,19 @@ def _normalise_by_batch(layer: Norm, prior: float, x: Tensor) -> Tensor:
 
 
 def _normalised(layer: Norm, prior: float, x: Tensor) -> Tensor:
-    n = len(x)
+    n, rows = len(x), x
     if prior == math.inf:
-        mixed = stored_moments(layer, SOURCE)
+        mixed = stored_moments(layer, "source")
     else:
         x, mixed = batch_moments(layer, x)
         if prior:
-            source, share = stored_moments(layer, SOURCE), n / (prior + n)
+            source, share = stored_moments(layer, "source"), n / (prior + n)
             mixed = Moments(source.mean.lerp(mixed.mean, share), source.var.lerp(mixed.var, share), math.inf)
     if isinstance(layer, DomainNorm):
-        gain = layer.gain(stored_moments(layer, SOURCE), mixed)
-        return layer.normalise(x, [n], [mixed], [layer._affine(TARGET, gain)])
+        row = layer.row("target")
+        moments = [mixed if d == row else stored_moments(layer, d) for d in range(len(layer.domains))]
+        affine = layer._affine(row, layer.gain(*moments))
+        return layer.normalise(x, [n], [layer.blend(rows, row, mixed)], [affine])
     scale = (mixed.var + layer.eps).rsqrt()
     shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.to(scale.dtype)
     scale = scale if layer.weight is None else scale * layer.weight
