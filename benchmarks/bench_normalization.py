@@ -46,10 +46,10 @@ def rows() -> list[dict]:
         # In pairs: among more candidates, each would find the allocator as the one before it left it.
         layer, plain = cls(SHAPE[1]).to(device()), nn.BatchNorm2d(SHAPE[1]).to(device())
         forward_domains(layer, x[:half], x[half:])  # running rows to evaluate with
-        layer.rows = x.new_empty(half, half, 0)  # the split stays for the measurement
+        layer.membership.fixed = (x.new_empty(half, 0), x.new_empty(half, 0))  # the split stays for the measurement
         train = [partial(_train, module, x, grad) for module in (layer, plain)]
         taken, memory = seconds(train, rounds=25), [peak_bytes(step) for step in train]
-        layer.rows = None
+        layer.membership.fixed = None
         layer.eval()
         plain.eval()
         evaluated = seconds([partial(_evaluate, module, x) for module in (layer, plain)], rounds=51)

@@ -1,12 +1,15 @@
-"""Normalisation that knows two domains: one template, and each published layer as a short override of it."""
+"""Normalisation that knows several domains: one template, and each published layer as a short override of it."""
 
 from .adabn import adapt_statistics
 from .autodial import AutoDIAL, AutoDIAL1d, AutoDIAL2d, AutoDIAL3d
-from .base import DomainNorm, Moments, clip_gate
+from .base import DomainNorm
 from .batchnorm import DomainBatchNorm, DomainBatchNorm1d, DomainBatchNorm2d, DomainBatchNorm3d
-from .convert import convert_norm, forward_domains, gate_parameters, mixes_domains, use_domain
+from .convert import convert_norm, gate_parameters, mixes_domains
 from .export import GroupedLinear, to_batchnorm
+from .gates import clip_gate
+from .moments import Moments
 from .reciprocal import ReciprocalNorm, ReciprocalNorm1d, ReciprocalNorm2d, ReciprocalNorm3d
+from .split import forward_domains, use_domain
 from .test_time import Tent, prediction_time
 from .transnorm import TransNorm, TransNorm1d, TransNorm2d, TransNorm3d
 from .whitening import (

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from .base import TARGET, DomainNorm, Moments
-from .convert import use_domain
-from .passes import measure
+from .base import DomainNorm
+from .moments import Moments
+from .passes import _wide, measure
+from .plain import Norm, norm_layers
+from .split import use_domain
 
 METHODS = ("population", "ema", "batch")
 CHUNK = 512  # rows of a tensor that go through the model at once
 
-Norm = _BatchNorm | DomainNorm
-
 
 def adapt_statistics(
-    model: nn.Module, data: Tensor | Iterable[Any], method: str = "population", passes: int | None = None
+    model: nn.Module,
+    data: Tensor | Iterable[Any],
+    method: str = "population",
+    passes: int | None = None,
+    domain: str | int = "target",
 ) -> nn.Module:
     r"""Give every normalisation layer the statistics of the target, in place; scale and shift stay.
 
@@ -45,6 +48,8 @@ def adapt_statistics(
     ----------
     model
         Holds plain BatchNorm layers, whose running statistics are replaced, or domain layers, whose target row is.
+        Which classes count as plain, and which are refused by name, is said at
+        :func:`~deeptransfer.normalization.convert_norm`; a frozen BatchNorm gets new statistics, too.
     data
         The target's inputs: a tensor ``(n, ...)``, or batches, each a tensor or a tuple that starts with one. They are
         read several times, so a generator will not do for the exact method.
@@ -55,6 +60,9 @@ def adapt_statistics(
         by its own statistics, off by up to 20 % in the variance of a deep network; with the whole set as one batch,
         ``[x]``, it is exact. Each further pass measures under the statistics of the one before, and makes one more
         layer exact.
+    domain
+        Whose row of the domain layers is replaced, by name or number; the data are that domain's. A plain BatchNorm has
+        one row, which is replaced whatever the name.
 
     Returns
     -------
@@ -64,8 +72,16 @@ def adapt_statistics(
     Raises
     ------
     ValueError
-        When there is no layer to adapt, no data, an unknown method, a generator where several passes are needed, or,
-        for the exact method, a layer that occurs twice in one forward pass.
+        When there is no layer to adapt, none that runs, no data, an unknown method or domain, a generator where several
+        passes are needed, one value per channel where a variance is needed, or, for the exact method, a layer that
+        occurs twice in one forward pass.
+
+    Notes
+    -----
+    NaN or infinity in the data reaches the statistics of its channels, and from there the outputs.
+
+    After weights were averaged (SWA), ``torch.optim.swa_utils.update_bn`` looks for plain BatchNorm layers and leaves
+    domain layers as they are, without an error. Call this function instead, once for each domain.
 
     References
     ----------
@@ -78,31 +94,27 @@ def adapt_statistics(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if passes is not None and (method != "population" or passes < 1):
         raise ValueError(f"passes must be None or at least 1, and belongs to 'population'; got {passes} for {method!r}")
-    network = getattr(model, "_orig_mod", model)  # compiled code would not call the hooks
-    layers = [layer for layer in norm_layers(network) if layer.running_mean is not None]
+    layers = [layer for layer in norm_layers(model).values() if layer.running_mean is not None]
     if not layers:
-        raise ValueError(f"{type(network).__name__} has no layer with running statistics: there is nothing to adapt")
+        raise ValueError(f"{type(model).__name__} has no layer with running statistics: there is nothing to adapt")
+    if method == "ema" and not all(hasattr(layer, "momentum") for layer in layers):
+        raise ValueError("a frozen BatchNorm has no momentum, which 'ema' needs: use method='population'")
     if isinstance(data, Tensor):
-        data = [data] if method == "batch" else data.split(CHUNK)
+        data = [data] if method == "batch" else _chunks(data)
     elif iter(data) is data and method == "population" and passes != 1:
         raise ValueError("a generator can be read only once: give a list or a DataLoader, or passes=1")
 
-    with evaluation_mode(network), use_domain(network, "target"), _unchanged_on_error(layers), torch.no_grad():
+    with _eager(model), evaluation_mode(model), use_domain(model, domain), _unchanged_on_error(layers), torch.no_grad():
         for layer in layers:
-            _count(layer, 1)  # a target row that was never updated may be read now
+            _count(layer, domain, 1)  # a row that was never updated may be read now
         if method == "population" and passes is None:
-            for layer in _execution_order(network, layers, data):
-                _Sweep([layer], method, stop=True).run(network, data)
+            for layer in _execution_order(model, layers, data):
+                _Sweep([layer], method, domain, stop=True).run(model, data)
         else:
-            _Sweep(layers, method, own_batch=True).run(network, data)
+            _Sweep(layers, method, domain, own_batch=True).run(model, data)
             for _ in range((passes or 1) - 1):
-                _Sweep(layers, method).run(network, data)
+                _Sweep(layers, method, domain).run(model, data)
     return model
-
-
-def norm_layers(model: nn.Module) -> list[Norm]:
-    """All BatchNorm and domain layers of a model, each once."""
-    return [module for module in model.modules() if isinstance(module, _BatchNorm | DomainNorm)]
 
 
 @contextmanager
@@ -126,14 +138,17 @@ def batch_moments(layer: Norm, x: Tensor) -> tuple[Tensor, Moments]:
     return x, Moments(mean[0], var[0], x.numel() // x.shape[1])
 
 
-def stored_moments(layer: Norm, row: int) -> Moments:
-    """Return the running statistics: of a domain layer that row, of a plain BatchNorm the only ones."""
+def stored_moments(layer: Norm, domain: str | int) -> Moments:
+    """Return the running statistics, in float32 or better: a domain's row, or the only ones of a plain BatchNorm."""
     if isinstance(layer, DomainNorm):
-        return layer.stored(row)
-    mean, var = layer.running_mean, layer.running_var
-    if mean is None or var is None:
-        raise ValueError("a BatchNorm with track_running_stats=False has no statistics to use as a prior: use prior=0")
-    return Moments(mean, var, math.inf)
+        mean, var, n = layer.stored(layer.row(domain))
+    else:
+        mean, var, n = layer.running_mean, layer.running_var, math.inf  # type: ignore[assignment]
+        if mean is None:
+            raise ValueError(
+                "a BatchNorm with track_running_stats=False has no statistics to use as a prior: use prior=0"
+            )
+    return Moments(_wide(mean), _wide(var), n)
 
 
 class _Reached(Exception):
@@ -147,8 +162,10 @@ class _Sweep:
     has. With ``stop`` the forward pass ends at the (single) layer.
     """
 
-    def __init__(self, layers: list[Norm], method: str, own_batch: bool = False, stop: bool = False) -> None:
-        self.layers, self.method, self.own_batch, self.stop = layers, method, own_batch, stop
+    def __init__(
+        self, layers: list[Norm], method: str, domain: str | int, own_batch: bool = False, stop: bool = False
+    ) -> None:
+        self.layers, self.method, self.domain, self.own_batch, self.stop = layers, method, domain, own_batch, stop
         self.total: dict[Norm, Moments] = {}
         self.count = dict.fromkeys(layers, 0)
 
@@ -163,11 +180,12 @@ class _Sweep:
         finally:
             for handle in handles:
                 handle.remove()
-        if rows == 0:
-            raise ValueError("there is no target data: the loader gave no rows (drop_last with a large batch?)")
+        _require_run(rows, self.total)
         for layer, moments in self.total.items():
-            _write(layer, moments)
-            _count(layer, self.count[layer])
+            if moments.n == 1:
+                raise ValueError("a set with one value per channel has no variance: give it more rows")
+            _write(layer, self.domain, moments)
+            _count(layer, self.domain, self.count[layer])
 
     def _hook(self, layer: Norm, args: tuple[Tensor, ...]) -> None:
         (x,) = args
@@ -176,7 +194,11 @@ class _Sweep:
             _, batch = batch_moments(layer, x)
             self.total[layer] = self._merge(layer, batch)
         if self.own_batch:
-            _write(layer, batch)
+            if batch.n == 1:
+                raise ValueError(
+                    "a batch with one value per channel has no variance to normalise it by: give it more rows"
+                )
+            _write(layer, self.domain, batch)
         if self.stop:
             raise _Reached
 
@@ -187,7 +209,7 @@ class _Sweep:
             if batch.n == 1:
                 raise ValueError("a batch with one value per channel has no unbiased variance: give it more rows")
             # Before its first batch a layer still holds the statistics to start from.
-            old, new = self.total.get(layer, stored_moments(layer, TARGET)), batch._replace(var=batch.unbiased)
+            old, new = self.total.get(layer, stored_moments(layer, self.domain)), batch._replace(var=batch.unbiased)
             weight = 1 / self.count[layer] if layer.momentum is None else layer.momentum
             return Moments(old.mean.lerp(new.mean, weight), old.var.lerp(new.var, weight), batch.n)
         if layer not in self.total:
@@ -206,22 +228,23 @@ def _inputs(data: Iterable[Any], layer: Norm) -> Iterator[Tensor]:
         if not isinstance(x, Tensor):
             raise ValueError(f"a batch must be a tensor or a tuple that starts with one, got {type(x).__name__}")
         if len(x):
-            yield x.to(stored_moments(layer, TARGET).mean.device)
+            yield x.to(layer.running_mean.device)  # type: ignore[union-attr]
 
 
 def _execution_order(model: nn.Module, layers: list[Norm], data: Iterable[Any]) -> list[Norm]:
     """The layers as one forward pass meets them; those it does not meet are left out."""
     order: list[Norm] = []
     handles = [layer.register_forward_pre_hook(lambda module, _: order.append(module)) for layer in layers]
+    rows = 0
     try:
         for x in _inputs(data, layers[0]):
+            rows = len(x)
             model(x[:1])
             break
     finally:
         for handle in handles:
             handle.remove()
-    if not order:
-        raise ValueError("there is no target data: the loader gave no rows (drop_last with a large batch?)")
+    _require_run(rows, order)
     if len(set(order)) < len(order):
         raise ValueError(
             "a layer occurs twice in one forward pass, so its statistics depend on themselves: use passes=1"
@@ -229,21 +252,44 @@ def _execution_order(model: nn.Module, layers: list[Norm], data: Iterable[Any]) 
     return order
 
 
-def _write(layer: Norm, moments: Moments) -> None:
+def _require_run(rows: int, met: Collection[Norm]) -> None:
+    if rows == 0:
+        raise ValueError("there is no data: the loader gave no rows (drop_last with a large batch?)")
+    if not met:
+        raise ValueError("no normalisation layer was called in the forward pass: does the model pass them by?")
+
+
+def _write(layer: Norm, domain: str | int, moments: Moments) -> None:
     if isinstance(layer, DomainNorm):
-        layer.store(TARGET, moments, 1.0)
+        row = layer.row(domain)
+        for name, buffer in layer.named_buffers(recurse=False):
+            if name.startswith("running"):
+                buffer[row].nan_to_num_(0.0, 0.0, 0.0)  # the row moves from where it was, and from NaN it never would
+        layer.store(row, moments, 1.0)
     else:
-        for buffer, value in zip(stored_moments(layer, TARGET)[:2], moments[:2], strict=True):
-            buffer.copy_(value)
+        layer.running_mean.copy_(moments.mean)  # type: ignore[union-attr]
+        layer.running_var.copy_(moments.var)  # type: ignore[union-attr]
 
 
-def _count(layer: Norm, batches: int) -> None:
-    """Record how many batches the statistics stand for."""
+def _count(layer: Norm, domain: str | int, batches: int) -> None:
+    """Record how many batches the statistics stand for; a frozen BatchNorm does not count."""
     if isinstance(layer, DomainNorm):
-        layer.num_batches_tracked[TARGET] = batches
+        layer.num_batches_tracked[layer.row(domain)] = batches
         layer._look()
-    elif layer.num_batches_tracked is not None:
-        layer.num_batches_tracked.fill_(batches)
+    elif getattr(layer, "num_batches_tracked", None) is not None:
+        layer.num_batches_tracked.fill_(batches)  # type: ignore[union-attr]
+
+
+def _chunks(x: Tensor) -> tuple[Tensor, ...]:
+    """Cut a tensor into pieces of CHUNK rows; a single row left over, which may have no variance, joins the last."""
+    cuts = list(range(CHUNK, len(x), CHUNK))
+    return x.tensor_split(cuts[:-1] if len(x) % CHUNK == 1 else cuts)
+
+
+def _eager(model: nn.Module) -> AbstractContextManager[Any]:
+    """Run what was compiled, the whole model or a part of it, as plain Python: compiled code would call no hooks."""
+    compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import DomainNorm, Moments, clip_gate
+from .base import DomainNorm
+from .gates import clip_gate
+from .moments import Moments
 
 
 class AutoDIAL(DomainNorm):
@@ -30,14 +32,16 @@ class AutoDIAL(DomainNorm):
     F. M. Carlucci, L. Porzi, B. Caputo, E. Ricci, S. Rota Bulò. AutoDIAL: Automatic DomaIn Alignment Layers. ICCV 2017.
     """
 
+    two_domains = True
     gate_names = ("alpha",)
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, **options: Any) -> None:
         super().__init__(num_features, eps, momentum, **options)
         self.alpha = nn.Parameter(torch.ones_like(self.weight.flatten()[0]))
 
-    def mix(self, source: Moments, target: Moments) -> tuple[Moments, Moments]:
+    def mix(self, *moments: Moments) -> tuple[Moments, Moments]:
         """Return the moments of the two mixture distributions."""
+        source, target = moments
         alpha = clip_gate(self.alpha)
 
         def mixture(own: Moments, other: Moments) -> Moments:
@@ -48,8 +52,9 @@ class AutoDIAL(DomainNorm):
 
         return mixture(source, target), mixture(target, source)
 
-    def corrections(self, source: Moments, target: Moments) -> tuple[Tensor, Tensor]:
+    def corrections(self, *moments: Moments) -> tuple[Tensor, Tensor]:
         """Return 1 / (1 − Σw²), the rows' weights w being α/n and (1 − α)/n."""
+        source, target = moments
         alpha = clip_gate(self.alpha)
         own, other = alpha**2, (1 - alpha) ** 2
         return 1 / (1 - own / source.n - other / target.n), 1 / (1 - own / target.n - other / source.n)

@@ -8,7 +8,7 @@ from .base import DomainNorm
 class DomainBatchNorm(DomainNorm):
     r"""One BatchNorm per domain.
 
-    .. math:: y = \gamma\,\frac{x - \mu_d}{\sqrt{v_d + \epsilon}} + \beta, \qquad d \in \{s, t\}
+    .. math:: y = \gamma\,\frac{x - \mu_d}{\sqrt{v_d + \epsilon}} + \beta, \qquad d \in \{1, \dots, K\}
 
     With ``shared_affine=True`` only the statistics are separate, which is what AdaBN evaluates, trained jointly; with
     ``shared_affine=False`` each domain has its own :math:`\gamma_d, \beta_d` (DSBN). Parameters: :class:`DomainNorm`.

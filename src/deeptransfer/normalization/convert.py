@@ -1,28 +1,27 @@
-"""Put domain layers into a network, and tell them which rows belong to which domain."""
+"""Put domain layers into a network."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .base import DOMAINS, DomainNorm
+from .base import DomainNorm
+from .plain import kind, norm_layers, references, replace, replacing
+from .split import domain_layers
 
-_DIMS = ((nn.BatchNorm1d, (2, 3)), (nn.BatchNorm2d, (4,)), (nn.BatchNorm3d, (5,)))
+# DistributedDataParallel and the two generations of FullyShardedDataParallel.
+_WRAPPERS = ("torch.nn.parallel.distributed", "torch.distributed.fsdp", "torch.distributed._composable")
 
 
 def convert_norm(model: nn.Module, cls: type[DomainNorm], **kwargs: Any) -> nn.Module:
     r"""Replace every BatchNorm of a model by a domain layer, in place.
 
-    Weights, running statistics (for both domains), eps, momentum, dtype, device, mode and ``requires_grad`` are kept;
-    the parameters stay the same objects, so an optimiser that holds them stays valid (unless ``shared_affine=False``
-    doubles them). A module that occurs twice is converted once. The statistics a model comes with count as updated,
-    even those of a fresh BatchNorm, so that evaluation goes on as before.
+    Weights, running statistics (for all domains), eps, momentum, dtype, device, mode, ``requires_grad`` and forward
+    and backward hooks are kept; the parameters stay the same objects, so an optimiser that holds them stays valid
+    (unless ``shared_affine=False`` doubles them). A module that occurs twice is converted once. The statistics a model
+    comes with count as updated, even those of a fresh BatchNorm, so that evaluation goes on as before.
 
     Parameters
     ----------
@@ -42,66 +41,85 @@ def convert_norm(model: nn.Module, cls: type[DomainNorm], **kwargs: Any) -> nn.M
     Raises
     ------
     ValueError
-        When the model holds no BatchNorm, or one that keeps no running statistics.
+        When the model holds no BatchNorm, or one that cannot be converted; with the layer's path. The model is then
+        unchanged.
+
+    Notes
+    -----
+    Converted are the four classes of ``torch.nn``; torchvision's ``FrozenBatchNorm2d``, whose scale and shift stay
+    constants while its statistics become the domains'; and timm's ``BatchNormAct2d``, ``SyncBatchNormAct`` and
+    ``FrozenBatchNormAct2d``, whose dropout and activation follow the domain layer in a forward hook. The keys of the
+    state stay, too: a scale or shift that a BatchNorm lacks is a constant outside the state.
+
+    Refused are other subclasses of BatchNorm and other layers that keep running statistics (compiled to TorchScript,
+    exported, quantised, lazy, within a layer of quantisation-aware training); a BatchNorm with
+    ``track_running_stats=False``, one that is pruned, parametrised or given a ``forward`` or a state-dict hook of its
+    own, one that a module keeps in a plain list, or by a method of it; and a model wrapped for several processes.
+    Other normalisations, such as InstanceNorm, are left as they are.
     """
-    done: dict[nn.Module, DomainNorm] = {}
-
-    def convert(module: nn.Module) -> nn.Module:
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-            return module
-        if module not in done:
-            done[module] = _converted(module, cls, kwargs)
-        return done[module]
-
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is not None:
-                parent._modules[name] = convert(child)
-    model = convert(model)
-    if not done:
+    for path, module in model.named_modules():
+        if any(base.__module__.startswith(_WRAPPERS) for base in type(module).__mro__):
+            raise ValueError(
+                f"{path or 'the model'} is wrapped as {type(module).__name__}, which knows the old parameters and "
+                "buffers: convert the model before it is wrapped"
+            )
+    layers = norm_layers(model)
+    plain: dict[str, Any] = {path: layer for path, layer in layers.items() if not isinstance(layer, DomainNorm)}
+    if not plain:
         raise ValueError(
             f"no BatchNorm to convert in {type(model).__name__}: is it converted already, or normalised otherwise?"
         )
-    return model
+    for owner, module, _ in references(model):
+        if module in plain.values():
+            raise ValueError(
+                f"{owner} holds {type(module).__name__} a second time, outside the registered children, where it would "
+                "not be replaced: keep it in nn.ModuleList or nn.ModuleDict"
+            )
+    new: dict[nn.Module, nn.Module] = {}
+    doubled: dict[Tensor, nn.Parameter] = {}
+    for path, layer in plain.items():
+        with replacing(path, layer):
+            new[layer] = _converted(layer, cls, kwargs, doubled)
+    return replace(model, new)
 
 
-def _converted(module: nn.modules.batchnorm._BatchNorm, cls: type[DomainNorm], kwargs: dict[str, Any]) -> DomainNorm:
-    if isinstance(module.running_mean, nn.UninitializedBuffer):
-        raise ValueError("a lazy BatchNorm has no channels yet: pass one batch through the model before convert_norm")
-    if module.running_mean is None:
-        raise ValueError(
-            "a BatchNorm with track_running_stats=False keeps no statistics that a domain layer could start from: "
-            "build the model with track_running_stats=True"
-        )
-    dims = next((dims for kind, dims in _DIMS if isinstance(module, kind)), ())
+def _converted(
+    module: Any, cls: type[DomainNorm], kwargs: dict[str, Any], doubled: dict[Tensor, nn.Parameter]
+) -> DomainNorm:
+    """Build the domain layer; what layers share stays shared, also where ``shared_affine=False`` doubles it."""
+    if module.running_mean is None or not getattr(module, "track_running_stats", True):
+        raise ValueError("has track_running_stats=False: it keeps no statistics that a domain layer could start from")
     if isinstance(module, nn.SyncBatchNorm):
         if module.process_group not in (None, torch.distributed.GroupMember.WORLD):
-            raise ValueError(
-                "a SyncBatchNorm over a subgroup cannot be converted: domain layers synchronise over all processes"
-            )
+            raise ValueError("synchronises over a subgroup, but domain layers do over all processes")
         kwargs = {"sync": True, **kwargs}
-    kind = cls if dims == cls.dims else cls.twins.get(dims)
-    if kind is None:
-        raise ValueError(f"{cls.__name__} has no twin for {type(module).__name__}")
-    layer = kind(
-        module.num_features,
+    dims = known.dims if (known := kind(module)) else ()
+    twin = cls if dims == cls.dims else cls.twins.get(dims)
+    if twin is None:
+        raise ValueError(f"has no twin in the family of {cls.__name__}")
+    layer = twin(
+        len(module.running_mean),
         eps=module.eps,
-        momentum=module.momentum,
         device=module.running_mean.device,
         dtype=module.running_mean.dtype,
+        **({"momentum": module.momentum} if hasattr(module, "momentum") else {}),  # a frozen BatchNorm has none
         **kwargs,
     )
     state = module.state_dict()
     layer.fill_from(state)
-    layer.load_state_dict(
-        state, strict=False
-    )  # a BatchNorm with affine=False brings no weight and bias: 1 and 0, frozen
+    layer.load_state_dict(state, strict=False)
     for name in ("weight", "bias"):
-        old = getattr(module, name)
-        if old is not None and layer.shared_affine:
-            setattr(layer, name, old)
-        else:
-            getattr(layer, name).requires_grad_(old is not None and old.requires_grad)
+        old, new = getattr(module, name), getattr(layer, name).detach()
+        value = new if old is None else old.detach().expand_as(new).clone()
+        if isinstance(old, nn.Parameter):
+            if layer.shared_affine:
+                doubled[old] = old
+            elif old not in doubled:
+                doubled[old] = nn.Parameter(value, old.requires_grad)
+            setattr(layer, name, doubled[old])
+        else:  # a constant: frozen, or, where the BatchNorm has none, 1 or 0, which its state does not hold either
+            delattr(layer, name)
+            layer.register_buffer(name, value, persistent=old is not None)
     return layer.train(module.training)
 
 
@@ -118,7 +136,8 @@ def gate_parameters(module: nn.Module) -> list[nn.Parameter]:
     list of nn.Parameter
         AutoDIAL's ``alpha`` and Reciprocal Normalization's four gates, layer by layer.
     """
-    return [getattr(layer, name) for layer in _domain_layers(module) for name in layer.gate_names]
+    gates = [getattr(layer, name) for layer in domain_layers(module) for name in layer.gate_names]
+    return list(dict.fromkeys(gates))  # layers may share a gate, an optimiser takes it once
 
 
 def mixes_domains(module: nn.Module) -> bool:
@@ -126,112 +145,4 @@ def mixes_domains(module: nn.Module) -> bool:
 
     True for AutoDIAL, TransNorm and Reciprocal Normalization; false for plain BatchNorm, DomainBatchNorm and whitening.
     """
-    template = (DomainNorm.mix, DomainNorm.gain)
-    return any((type(layer).mix, type(layer).gain) != template for layer in _domain_layers(module))
-
-
-def forward_domains(model: nn.Module, xs: Tensor, xt: Tensor, **kwargs: Any) -> tuple[Any, Any]:
-    r"""Pass source and target through a model together, and return its outputs apart.
-
-    The two go as one batch, ``[xs; xt]``: a plain BatchNorm sees the pooled batch, a domain layer is told where the
-    source ends. In evaluation each domain is normalised by its own running row.
-
-    Parameters
-    ----------
-    model
-        Any module, compiled or wrapped or not.
-    xs, xt
-        Source rows ``(n_s, ...)`` and target rows ``(n_t, ...)``; the numbers may differ.
-    **kwargs
-        Passed to the model.
-
-    Returns
-    -------
-    tuple
-        The output for the source and for the target. Tensors inside tuples, named tuples, lists, dicts and dataclasses
-        are split along axis 0; other values are handed to both.
-
-    Raises
-    ------
-    ValueError
-        When a part is empty, the parts do not fit together, or an output tensor has no row per input row.
-
-    Notes
-    -----
-    The layers know the split until this returns. What runs later, such as the recomputation of a gradient checkpoint
-    in the backward pass, does not.
-    """
-    n_s, n_t = len(xs), len(xt)
-    if n_s == 0 or n_t == 0:
-        raise ValueError(
-            f"got {n_s} source and {n_t} target rows: a batch of one domain is use_domain(model, 'source')"
-        )
-    if xs.shape[1:] != xt.shape[1:]:
-        raise ValueError(f"source rows {tuple(xs.shape[1:])} and target rows {tuple(xt.shape[1:])} differ in shape")
-    with _prediction_rows(model, rows=xs.new_empty(n_s, n_t, 0)):
-        out = model(torch.cat([xs, xt]), **kwargs)
-    return _part(out, slice(0, n_s), n_s + n_t), _part(out, slice(n_s, None), n_s + n_t)
-
-
-@contextmanager
-def use_domain(model: nn.Module, domain: str) -> Iterator[nn.Module]:
-    r"""Name the domain of the batches that pass inside the ``with`` block, in training or evaluation.
-
-    Parameters
-    ----------
-    model
-        Any module.
-    domain
-        ``"source"`` or ``"target"``.
-
-    Yields
-    ------
-    nn.Module
-        The model.
-    """
-    if domain not in DOMAINS:
-        raise ValueError(f"domain must be 'source' or 'target', got {domain!r}")
-    with _prediction_rows(model, domain=domain):
-        yield model
-
-
-@contextmanager
-def _prediction_rows(model: nn.Module, domain: str | None = None, rows: Tensor | None = None) -> Iterator[None]:
-    layers = _domain_layers(model)
-    before = [(layer.domain, layer.rows) for layer in layers]
-    for layer in layers:
-        layer.domain, layer.rows = domain, rows
-    try:
-        yield
-    finally:
-        for layer, state in zip(layers, before, strict=True):
-            layer.domain, layer.rows = state
-
-
-def _domain_layers(model: nn.Module) -> list[DomainNorm]:
-    return [module for module in model.modules() if isinstance(module, DomainNorm)]
-
-
-def _part(value: Any, rows: slice, total: int) -> Any:
-    """Cut the rows of one domain out of a nested output."""
-    if isinstance(value, Tensor):
-        if value.dim() == 0 or value.shape[0] != total:
-            raise ValueError(
-                f"an output of shape {tuple(value.shape)} has no row for each of the {total} input rows, so it cannot "
-                "be split by domain: let the model return per-row tensors"
-            )
-        return value[rows]
-    if isinstance(value, Mapping):
-        part = copy.copy(value)
-        for key in value:
-            part[key] = _part(value[key], rows, total)  # type: ignore[index]
-        return part
-    if isinstance(value, tuple | list):
-        parts = [_part(item, rows, total) for item in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        part = copy.copy(value)  # type: ignore[arg-type]
-        for field in dataclasses.fields(value):
-            object.__setattr__(part, field.name, _part(getattr(value, field.name), rows, total))
-        return part
-    return value
+    return any(layer.mixes for layer in domain_layers(module))

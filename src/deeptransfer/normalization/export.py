@@ -7,7 +7,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from .base import DOMAINS, SOURCE, TARGET, DomainNorm, Moments
+from .base import DomainNorm
+from .moments import Moments
+from .plain import refuse, refuse_hidden, replace, replacing
+from .split import rows_named
 from .whitening import DomainWhitening
 
 _PLAIN: dict[tuple[int, ...], type[nn.modules.batchnorm._BatchNorm]] = {
@@ -18,7 +21,7 @@ _PLAIN: dict[tuple[int, ...], type[nn.modules.batchnorm._BatchNorm]] = {
 }
 
 
-def to_batchnorm(model: nn.Module, domain: str = "target") -> nn.Module:
+def to_batchnorm(model: nn.Module, domain: str | int = "target") -> nn.Module:
     r"""Fold one domain of every domain layer into a plain BatchNorm; exact in evaluation.
 
     In evaluation a domain layer is one affine map per channel, so its row of statistics, its weight and bias, and its
@@ -36,7 +39,7 @@ def to_batchnorm(model: nn.Module, domain: str = "target") -> nn.Module:
     model
         Any module; it is not changed.
     domain
-        ``"source"`` or ``"target"``: which one the result is to evaluate.
+        Name or number of the domain that the result is to evaluate.
 
     Returns
     -------
@@ -48,26 +51,18 @@ def to_batchnorm(model: nn.Module, domain: str = "target") -> nn.Module:
     ValueError
         When the domain is unknown, the model holds no domain layer, or a row that is needed was never updated.
     """
-    if domain not in DOMAINS:
-        raise ValueError(f"domain must be 'source' or 'target', got {domain!r}")
+    rows_named(model, domain)
     model = copy.deepcopy(model).eval()
-    done: dict[nn.Module, nn.Module] = {}
-
-    def fold(module: nn.Module) -> nn.Module:
-        if not isinstance(module, DomainNorm):
-            return module
-        if module not in done:
-            done[module] = _folded(module, DOMAINS.index(domain))
-        return done[module]
-
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is not None:
-                parent._modules[name] = fold(child)
-    model = fold(model)
-    if not done:
+    layers = {path: module for path, module in model.named_modules() if isinstance(module, DomainNorm)}
+    if not layers:
         raise ValueError(f"no domain layer to fold in {type(model).__name__}: is it plain already?")
-    return model
+    refuse_hidden(model)
+    new: dict[nn.Module, nn.Module] = {}
+    for path, layer in layers.items():
+        refuse(path, layer)
+        with replacing(path, layer):
+            new[layer] = _folded(layer, layer.row(domain))
+    return replace(model, new)
 
 
 class GroupedLinear(nn.Conv1d):
@@ -80,16 +75,26 @@ class GroupedLinear(nn.Conv1d):
 
 @torch.no_grad()
 def _folded(layer: DomainNorm, row: int) -> nn.Module:
+    whitens = isinstance(layer, DomainWhitening)
+    formulas = (DomainNorm.forward, DomainNorm.blend, (DomainWhitening if whitens else DomainNorm).evaluate)
+    if (type(layer).forward, type(layer).blend, type(layer).evaluate) != formulas:
+        raise ValueError("evaluates by a formula of its own, which is not known to be a BatchNorm's")
     layer._require(layer.rows_read(row))
-    weight, bias = layer._affine(row, layer.gain(layer.stored(SOURCE), layer.stored(TARGET)))
+    weight, bias = layer._affine(row, layer.gain(*map(layer.stored, range(len(layer.domains)))))
     if isinstance(layer, DomainWhitening) and layer.group_size > 1:
         return _folded_whitening(layer, layer.stored(row), weight, bias)
     mean, var = layer.running_mean[row], layer.running_var[row]
     plain = _PLAIN[layer.dims](layer.num_features, layer.eps, layer.momentum, device=mean.device, dtype=mean.dtype)
     if isinstance(layer, DomainWhitening):
         var, plain.eps = (1 - layer.shrinkage) * var + layer.shrinkage, 0.0
-    state = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
-    plain.load_state_dict(state | {"num_batches_tracked": layer.num_batches_tracked[row]})
+    state = {"running_mean": mean, "running_var": var, "num_batches_tracked": layer.num_batches_tracked[row]}
+    plain.load_state_dict(state, strict=False)
+    kept = layer.state_dict()
+    for name, value, neutral in (("weight", weight, 1), ("bias", bias, 0)):
+        # What the BatchNorm before conversion lacked is lacking again, unless a gain has to be kept there.
+        part = nn.Parameter(value.clone(), getattr(layer, name).requires_grad)
+        setattr(plain, name, part if name in kept or (value != neutral).any() else None)
+    plain.affine = plain.weight is not None
     return plain.eval()
 
 

@@ -7,6 +7,7 @@ is most of BatchNorm's cost, and where every new tensor of the batch's size cost
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,6 +57,79 @@ def scale_and_shift(x: Tensor, sizes: list[int], mean: Tensor, scale: Tensor, sh
     if torch.compiler.is_compiling() or x.device.type != "cpu":
         return _scale_and_shift(x, sizes, mean, scale, shift)
     return _ScaleAndShift.apply(x, sizes, mean, scale, shift)
+
+
+def measure_images(x: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Mean and biased variance of each image apart, over its positions, in float32 or better.
+
+    .. math:: m_{ic} = \frac1P \sum_p x_{icp}, \qquad b_{ic} = \frac1P \sum_p (x_{icp} - m_{ic})^2
+
+    Parameters
+    ----------
+    x
+        Batch ``(N, C, ...)`` of P positions; a vector has one, so its variance is 0.
+
+    Returns
+    -------
+    tuple of Tensor
+        Means and variances ``(N, C)``.
+    """
+    var, mean = torch.var_mean(_wide(x).flatten(2) if x.dim() > 2 else _wide(x).unsqueeze(2), 2, correction=0)
+    return mean, var
+
+
+def measure_weighted(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Mean and biased variance of K domains to which every image belongs by some weight.
+
+    .. math:: \mu_d = \sum_i s_{id}\, m_i, \qquad v_d = \sum_i s_{id} \left(b_i + (m_i - \mu_d)^2\right), \qquad
+              s_{id} = \frac{w_{id}}{\sum_j w_{jd}}
+
+    from the moments :math:`m_i, b_i` of :func:`measure_images`, which is the weighted mean over all values, and the
+    weighted mean of their squared distances from it. Weights of 0 and 1 measure the parts of a batch.
+
+    Parameters
+    ----------
+    x
+        Batch ``(N, C, ...)`` of P positions.
+    weights
+        ``(N, K)``, at least 0. Gradients reach them.
+
+    Returns
+    -------
+    tuple of Tensor
+        Means and variances ``(K, C)``, and the number of equally weighted values that would estimate as well,
+        :math:`n_d = P\,(\sum_i w_{id})^2 / \sum_i w_{id}^2`: ``(K,)``. A domain without weight has mean, variance
+        and n of 0.
+    """
+    mean, var = measure_images(x)
+    weights = weights.to(mean.dtype)
+    total = weights.sum(0)
+    shares = weights / torch.where(total > 0, total, 1)  # (N, K)
+    centre = shares.T @ mean  # (K, C)
+    spread = var.unsqueeze(1) + (mean.unsqueeze(1) - centre).square()  # (N, K, C)
+    squares = shares.square().sum(0)
+    n = x[0, 0].numel() * torch.where(squares > 0, squares, math.inf).reciprocal()
+    return centre, (shares.unsqueeze(2) * spread).sum(0), n
+
+
+def scale_and_shift_images(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    r"""Return ``(x - mean) * scale + shift`` per channel, each image with its own vectors.
+
+    Parameters
+    ----------
+    x
+        Batch ``(N, C, ...)``.
+    mean, scale, shift
+        ``(N, C)``, in float32 or better.
+
+    Returns
+    -------
+    Tensor
+        The batch, in its own dtype; contiguous.
+    """
+    # One row of N · C channels is what the pass for parts takes.
+    rows = x.reshape(1, mean.numel(), -1)
+    return scale_and_shift(rows, [1], *(v.reshape(1, -1) for v in (mean, scale, shift))).view(x.shape)
 
 
 def _wide(x: Tensor) -> Tensor:

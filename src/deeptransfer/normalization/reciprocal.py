@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .base import DomainNorm, Moments, clip_gate
+from .base import DomainNorm
+from .gates import clip_gate
+from .moments import Moments
 
 
 class ReciprocalNorm(DomainNorm):
@@ -45,6 +48,7 @@ class ReciprocalNorm(DomainNorm):
     Adaptation. 2021 (Pattern Recognition 2023).
     """
 
+    two_domains = True
     gate_names = ("gate_mean_source", "gate_var_source", "gate_mean_target", "gate_var_target")
 
     def __init__(
@@ -70,8 +74,9 @@ class ReciprocalNorm(DomainNorm):
         for name in self.gate_names:
             setattr(self, name, nn.Parameter(torch.ones_like(self.running_mean[0])))
 
-    def mix(self, source: Moments, target: Moments) -> tuple[Moments, Moments]:
+    def mix(self, *moments: Moments) -> tuple[Moments, Moments]:
         """Return the compensated statistics."""
+        source, target = moments
         var_s, var_t = (source.unbiased, target.unbiased) if self.unbiased else (source.var, target.var)
         own = torch.stack([source.mean, var_s, target.mean, var_t])  # (4, C), as the gates
         other = torch.stack([target.mean, var_t, source.mean, var_s])
@@ -85,9 +90,9 @@ class ReciprocalNorm(DomainNorm):
         attention = torch.softmax(-difference.square() / self.temperature, dim=2)
         return (attention @ other).flatten(1)
 
-    def corrections(self, source: Moments, target: Moments) -> tuple[float | Tensor, float | Tensor]:
+    def corrections(self, *moments: Moments) -> Sequence[float | Tensor]:
         """Return each domain's own correction, or none when the variances are unbiased already."""
-        return (1.0, 1.0) if self.unbiased else super().corrections(source, target)
+        return (1.0, 1.0) if self.unbiased else super().corrections(*moments)
 
     def extra_repr(self) -> str:
         """Show the options."""

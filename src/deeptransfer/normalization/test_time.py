@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adabn import Norm, batch_moments, evaluation_mode, norm_layers, stored_moments
-from .base import SOURCE, TARGET, DomainNorm, Moments
-from .passes import scale_and_shift
+from .adabn import batch_moments, evaluation_mode, stored_moments
+from .base import DomainNorm
+from .moments import Moments
+from .passes import _wide, scale_and_shift
+from .plain import Norm, check_input, drop_and_act, kind, norm_layers
 
 
 @contextmanager
@@ -30,6 +32,8 @@ def prediction_time(model: nn.Module, prior: float = 0.0) -> Iterator[nn.Module]
     ----------
     model
         Holds plain BatchNorm layers, whose running statistics are the prior, or domain layers, whose source row is.
+        Which classes count as plain, and which are refused by name, is said at
+        :func:`~deeptransfer.normalization.convert_norm`; a frozen BatchNorm is one of them.
     prior
         N ≥ 0; ``math.inf`` is allowed.
 
@@ -41,8 +45,13 @@ def prediction_time(model: nn.Module, prior: float = 0.0) -> Iterator[nn.Module]
     Raises
     ------
     ValueError
-        When ``prior`` is negative, the model has no BatchNorm or domain layer, or (inside the block) a batch has a
-        single value per channel and there is no prior.
+        When ``prior`` is negative, the model has no BatchNorm or domain layer, or one that is refused, or (inside the
+        block) a batch has a single value per channel and there is no prior.
+
+    Notes
+    -----
+    NaN or infinity in one row reaches the statistics of its channels, and so all rows of the batch, unless ``prior`` is
+    infinite. It is forgotten with the batch.
 
     References
     ----------
@@ -53,7 +62,7 @@ def prediction_time(model: nn.Module, prior: float = 0.0) -> Iterator[nn.Module]
     """
     if not prior >= 0:
         raise ValueError(f"prior counts source images, so it must be at least 0; got {prior}")
-    layers = norm_layers(model)
+    layers = list(norm_layers(model).values())
     if not layers:
         raise ValueError(f"{type(model).__name__} has no BatchNorm or domain layer: its statistics are no batch's")
     before = [vars(layer).get("forward") for layer in layers]  # not None inside another such block
@@ -70,27 +79,40 @@ def prediction_time(model: nn.Module, prior: float = 0.0) -> Iterator[nn.Module]
 
 
 def _normalise_by_batch(layer: Norm, prior: float, x: Tensor) -> Tensor:
-    layer._check_input(x) if isinstance(layer, DomainNorm) else layer._check_input_dim(x)
+    layer._check_input(x) if isinstance(layer, DomainNorm) else check_input(layer, x)
     if x.numel() == x.shape[1] and prior == 0:
         raise ValueError(
             f"a batch of shape {tuple(x.shape)} has one value per channel, whose variance is 0: "
             "give it more rows, or a prior such as prior=16"
         )
-    if isinstance(layer, DomainNorm) and (prior or SOURCE in layer.rows_read(TARGET)):
-        layer._require((SOURCE,))
+    if isinstance(layer, DomainNorm):
+        # The rows that are read; the target's own is not, the batch stands for it.
+        read = set(layer.rows_read(layer.row("target"))) - {layer.row("target")}
+        layer._require(tuple(sorted(read | {layer.row("source")} if prior else read)))
     with torch.autocast(x.device.type, enabled=False):  # statistics never in half precision
-        n = len(x)
+        y = _normalised(layer, prior, x) if x.numel() else x.clone()
+    known = kind(layer)
+    return drop_and_act(layer, (x,), y) if known and known.acts else y
+
+
+def _normalised(layer: Norm, prior: float, x: Tensor) -> Tensor:
+    n, rows = len(x), x
+    if prior == math.inf:
+        mixed = stored_moments(layer, "source")
+    else:
         x, mixed = batch_moments(layer, x)
         if prior:
-            source, share = stored_moments(layer, SOURCE), n / (prior + n)
+            source, share = stored_moments(layer, "source"), n / (prior + n)
             mixed = Moments(source.mean.lerp(mixed.mean, share), source.var.lerp(mixed.var, share), math.inf)
-        if isinstance(layer, DomainNorm):
-            gain = layer.gain(layer.stored(SOURCE), mixed)
-            return layer.normalise(x, [n], [mixed], [layer._affine(TARGET, gain)])
-        scale = (mixed.var + layer.eps).rsqrt()
-        shift = torch.zeros_like(scale) if layer.bias is None else layer.bias
-        scale = scale if layer.weight is None else scale * layer.weight
-        return scale_and_shift(x, [n], mixed.mean[None], scale[None], shift[None])
+    if isinstance(layer, DomainNorm):
+        row = layer.row("target")
+        moments = [mixed if d == row else stored_moments(layer, d) for d in range(len(layer.domains))]
+        affine = layer._affine(row, layer.gain(*moments))
+        return layer.normalise(x, [n], [layer.blend(rows, row, mixed)], [affine])
+    scale = (mixed.var + layer.eps).rsqrt()
+    shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.to(scale.dtype)
+    scale = scale if layer.weight is None else scale * layer.weight
+    return scale_and_shift(x, [n], mixed.mean[None], scale[None], shift[None])
 
 
 class Tent(nn.Module):
@@ -105,6 +127,8 @@ class Tent(nn.Module):
     ----------
     model
         Adapted in place: all other parameters are frozen. Returns logits ``(n, C)``, or an object with ``.logits``.
+        The layers are those of :func:`prediction_time`. Scale and shift of a frozen BatchNorm are constants: its
+        batches are normalised by their own statistics, but they do not move.
     lr
         Learning rate of Adam.
 
@@ -116,6 +140,11 @@ class Tent(nn.Module):
     -----
     The released code keeps the whole model in training mode, dropout included; here dropout is off.
 
+    A batch without rows, or one whose entropy or gradient is not finite (NaN or infinity in some row), gets its logits,
+    but no step: parameters and Adam's moments stay as they are.
+
+    Of parameters in half precision, in which a step of Adam is rounded away, the step moves a copy in float32.
+
     References
     ----------
     D. Wang, E. Shelhamer, S. Liu, B. Olshausen, T. Darrell. Tent: Fully Test-Time Adaptation by Entropy Minimization.
@@ -125,10 +154,13 @@ class Tent(nn.Module):
     def __init__(self, model: nn.Module, lr: float = 1e-3) -> None:
         super().__init__()
         self.model, self.lr = model, lr
-        model.requires_grad_(False)
-        self.adapted = [p for layer in norm_layers(model) for p in (layer.weight, layer.bias) if p is not None]
+        layers = norm_layers(model).values()
+        # A layer may lack them, a frozen one holds them as buffers, and two layers may share them.
+        affine = [p for layer in layers for p in (layer.weight, layer.bias) if isinstance(p, nn.Parameter)]
+        self.adapted = list(dict.fromkeys(affine))
         if not self.adapted:
             raise ValueError(f"{type(model).__name__} has no BatchNorm or domain layer with scale and shift")
+        model.requires_grad_(False)
         for parameter in self.adapted:
             parameter.requires_grad_(True)
         self._start = [parameter.detach().clone() for parameter in self.adapted]
@@ -136,19 +168,36 @@ class Tent(nn.Module):
 
     def reset(self) -> None:
         """Return to the scale and shift the model came with, and forget the optimiser's state."""
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             for parameter, value in zip(self.adapted, self._start, strict=True):
                 parameter.copy_(value)
-        self.optimizer = torch.optim.Adam(self.adapted, lr=self.lr)
+                parameter.grad = None
+            # What Adam moves: the parameter itself, or its copy in float32.
+            self._moved = [p if (wide := _wide(p.detach())).dtype == p.dtype else wide for p in self.adapted]
+        self.optimizer = torch.optim.Adam(self._moved, lr=self.lr)
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict the batch, then learn from it; also where the caller has switched gradients off."""
         with prediction_time(self.model), torch.inference_mode(False), torch.enable_grad():
             out = self.model(x.clone() if x.is_inference() else x)
             logits = getattr(out, "logits", out)
-            log_p = F.log_softmax(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, dim=1)
+            log_p = F.log_softmax(_wide(logits), dim=1)
+            log_p = log_p.masked_fill(log_p == -math.inf, 0)  # a class ruled out by -inf: 0 log 0 is 0
             entropy = -(log_p.exp() * log_p).sum(1).mean()
-            self.optimizer.zero_grad()
-            entropy.backward()
-            self.optimizer.step()
+            for parameter in self.adapted:
+                parameter.grad = None
+            if entropy.isfinite():
+                entropy.backward()
+                self._step()
         return logits.detach()
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        gradients = [None if p.grad is None else _wide(p.grad) for p in self.adapted]
+        if not all(g is None or g.square().isfinite().all() for g in gradients):  # Adam keeps the squares
+            return
+        for moved, gradient in zip(self._moved, gradients, strict=True):
+            moved.grad = gradient
+        self.optimizer.step()
+        for parameter, moved in zip(self.adapted, self._moved, strict=True):
+            parameter.copy_(moved)

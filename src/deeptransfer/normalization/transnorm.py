@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import SOURCE, TARGET, DomainNorm, Moments
+from .base import SOURCE, TARGET, DomainNorm
+from .moments import Moments
 
 DISTANCES = ("standardized", "mean", "wasserstein")
 PROBABILITIES = ("student_t", "gaussian", "softmax", "uniform")
@@ -46,6 +47,8 @@ class TransNorm(DomainNorm):
     Deep Neural Networks. NeurIPS 2019.
     """
 
+    two_domains = True
+
     def __init__(
         self,
         num_features: int,
@@ -64,8 +67,9 @@ class TransNorm(DomainNorm):
         self.distance, self.probability = distance, probability
 
     @torch.no_grad()
-    def gain(self, source: Moments, target: Moments) -> Tensor:
+    def gain(self, *moments: Moments) -> Tensor:
         """Return 1 + α."""
+        source, target = moments
         if self.probability == "uniform":
             return torch.full_like(source.mean, 2)
         (m_s, v_s), (m_t, v_t) = (source.mean, source.unbiased), (target.mean, target.unbiased)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import DomainNorm, Moments
+from .base import DomainNorm
+from .moments import Moments
 
 
 class DomainWhitening(DomainNorm):
@@ -34,7 +35,7 @@ class DomainWhitening(DomainNorm):
 
     Notes
     -----
-    One more buffer, ``running_cov`` ``(2, G, g, g)``: the unshrunk covariance of each domain; ``running_var`` is its
+    One more buffer, ``running_cov`` ``(K, G, g, g)``: the unshrunk covariance of each domain; ``running_var`` is its
     diagonal. A plain BatchNorm checkpoint fills the diagonal. The released code lets the domains share one buffer by
     mistake. A covariance that float32 cannot factor gives NaN, not an exception that would wait for the device.
 
@@ -65,7 +66,7 @@ class DomainWhitening(DomainNorm):
         self.register_buffer("running_cov", torch.diag_embed(self._grouped(self.running_var)))
 
     def _grouped(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (-1, self.group_size))  # (2, C) to (2, G, g)
+        return x.unflatten(1, (-1, self.group_size))  # (K, C) to (K, G, g)
 
     def measure(self, x: Tensor, sizes: list[int]) -> tuple[Tensor, list[Moments]]:
         """Measure mean and covariance of each group."""
@@ -112,7 +113,7 @@ class DomainWhitening(DomainNorm):
         super().store(row, moments._replace(var=diagonal), weight)
 
     def reset_running_stats(self) -> None:
-        """Forget both running rows."""
+        """Forget all running rows."""
         super().reset_running_stats()
         self.running_cov.copy_(torch.diag_embed(self._grouped(self.running_var)))
 

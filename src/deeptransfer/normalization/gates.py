@@ -1,0 +1,45 @@
+"""Gates: learned proportions that a layer keeps inside an interval."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Clip(torch.autograd.Function):
+    """Clamp whose gradient is stopped only where a descent step would lead further outside."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.low, ctx.high = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        outward = ((x >= ctx.high) & (grad < 0)) | ((x <= ctx.low) & (grad > 0))
+        return grad.masked_fill(outward, 0), None, None
+
+
+def clip_gate(gate: Tensor, low: float = 0.5, high: float = 1.0) -> Tensor:
+    r"""Clamp a gate to ``[low, high]`` without locking it there.
+
+    The gradient of ``torch.clamp`` is 0 from the bound on, so a gate that starts at 1, or that an optimiser pushed to
+    1.2, would never move again. Here every gradient that leads back inside passes.
+
+    Parameters
+    ----------
+    gate
+        A parameter of any shape.
+    low, high
+        The closed interval.
+
+    Returns
+    -------
+    Tensor
+        The clamped gate, same shape.
+    """
+    return _Clip.apply(gate, low, high)
