@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from deeptransfer.domains.dataset import Domain, TensorDomain, harmonise
+from deeptransfer.domains.dataset import Domain, Harmonised, TensorDomain, harmonise, listing
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,28 @@ def random_crop_and_flip(images: Tensor, generator: torch.Generator, least: floa
     return torch.nn.functional.grid_sample(images, grid.to(images), padding_mode="border", align_corners=False)
 
 
+def check_classes(domain: Domain, other: Domain) -> None:
+    """Refuse domains whose labels mean different classes.
+
+    Raises
+    ------
+    ValueError
+        That names the classes which one of them has alone, or says that their order differs.
+    """
+    if domain.classes == other.classes:
+        return
+    own = [[name for name in a.classes if name not in b.classes] for a, b in ((domain, other), (other, domain))]
+    remedy = "give both domains one list of classes in one order"
+    if not any(own):
+        remedy = "their order does; " + remedy
+    elif {name.casefold() for name in own[0]} == {name.casefold() for name in own[1]}:
+        remedy = "upper and lower case does; " + remedy
+    alone = [
+        f"{d.name!r} has {listing(names) or 'none'} of its own" for d, names in zip((domain, other), own, strict=True)
+    ]
+    raise ValueError(f"classes differ: {', '.join(alone)}; {remedy}")
+
+
 class DomainPair:
     """Draw batches with a source and a target part.
 
@@ -119,11 +141,9 @@ class DomainPair:
         for role, domain in domains.items():
             if len(domain) == 0:
                 raise ValueError(f"the {role} domain {domain.name!r} has no image")
-            if domain.classes != source.classes:
-                raise ValueError(
-                    f"classes differ: {source.name!r} has {source.classes}, {domain.name!r} has {domain.classes}; "
-                    "give both domains one list of classes in one order"
-                )
+            check_classes(source, domain)
+        if len(source.classes) < 2:
+            raise ValueError(f"{source.name!r} has one class, {source.classes[0]!r}: nothing tells it from another")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if views not in (1, 2):
@@ -134,8 +154,10 @@ class DomainPair:
         self.classes = source.classes
         self.batch_size, self.seed, self.views, self.augment = batch_size, seed, views, augment
         self.rank, self.world_size = rank, world_size
-        shapes = [domain[0][0].shape for domain in domains.values()]
-        self.shape = (max(shape[0] for shape in shapes), *shapes[0][1:])  # (C, H, W) of every image in a batch
+        images = [domain[0][0] for domain in domains.values()]
+        self.shape = (max(len(image) for image in images), *images[0].shape[1:])  # (C, H, W) of every image in a batch
+        for image in images:  # what can't be harmonised is an error here, not in the first batch
+            harmonise(image.unsqueeze(0), self.shape[0], self.shape[1:])
         self._orders: dict[int, tuple[int, Tensor]] = {}  # the last permutation of each domain: a cache, not a state
 
     def __repr__(self) -> str:
@@ -143,6 +165,19 @@ class DomainPair:
             f"DomainPair({self.source.name} → {self.target.name}, batch_size={self.batch_size}, seed={self.seed}, "
             f"images={len(self.source)} + {len(self.target)})"
         )
+
+    def harmonise(self, domain: Domain) -> Domain:
+        """A domain whose images have the pair's ``shape``: what a network trained on the pair is scored on.
+
+        Raises
+        ------
+        ValueError
+            If its classes are not the pair's, or it is in colour and the pair in grey.
+        """
+        check_classes(self.source, domain)
+        harmonised = Harmonised(domain, self.shape)
+        harmonised[0]  # an error here, rather than when training is over
+        return harmonised
 
     def batch(self, step: int) -> Batch:
         """The batch of ``step`` = 0, 1, 2, …"""
@@ -189,7 +224,7 @@ class DomainPair:
         if isinstance(domain, TensorDomain) and domain.transform is None:
             images, labels = (tensor[chosen] for tensor in domain.tensors)
         else:
-            items = [domain[int(i)] for i in chosen]
+            items = domain.__getitems__(chosen.tolist())
             images = torch.stack([image for image, _ in items])
             labels = torch.tensor([label for _, label in items])
         return harmonise(images, self.shape[0], self.shape[1:]), labels
