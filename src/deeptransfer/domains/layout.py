@@ -56,8 +56,7 @@ def folders(path: Path) -> list[Path]:
 def class_samples(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
     """Samples and classes of ``folder/<class>/**/<image>``; classes in alphabetical order.
 
-    A level that holds one folder and nothing else to choose (``Art/data/<class>``, ``amazon/images/<class>``) is
-    stepped over.
+    A level that holds one folder and no image (``Art/data/<class>``, ``amazon/images/<class>``) is stepped over.
 
     Raises
     ------
@@ -79,17 +78,17 @@ def class_samples(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
 
 def _classes_at(folder: Path) -> Path:
     """The folder of the classes, at or below ``folder``."""
-    inside = folders(folder)
+    inside, _, nowhere = _inside(folder)
+    _refuse_links_to(nowhere)
     if (images := folder / "images") in inside and folders(images):  # Office-31's, whatever lies beside it
         return _classes_at(images)
     contents = [_inside(inner) for inner in inside]
-    deeper = [{normalize("NFC", path.name) for path in paths} for paths, _ in contents]
-    if not inside or not all(deeper) or any(images for _, images in contents):
+    deeper = [{normalize("NFC", path.name) for path in paths} for paths, _, _ in contents]
+    if not inside or not all(deeper) or any(images for _, images, _ in contents):
         return folder
     if len(inside) == 1:
         return _classes_at(inside[0])
-    names = {path.name for path in inside}
-    common = set.intersection(*deeper)
+    names, common = {path.name for path in inside}, set.intersection(*deeper)
     if _are_splits(names) or (len(common) > 1 and not _are_splits(common)):
         raise ValueError(
             f"{folder} holds {listing(names)}, and below them are the folders {listing(set.union(*deeper))}: name "
@@ -99,8 +98,7 @@ def _classes_at(folder: Path) -> Path:
 
 
 def _too_few(folder: Path, by_class: dict[str, list[str]]) -> str:
-    if not by_class:
-        found = f"{len(_inside(folder)[1]) if folder.is_dir() else 0} images"
+    found = f"{len(_inside(folder)[1])} images"
     for name, paths in by_class.items():
         deeper = listing(inner.name for inner in folders(folder / name))
         found = f"one folder, {name!r}, with {len(paths)} images" + (f" and the folders {deeper}" if deeper else "")
@@ -115,37 +113,44 @@ def _images(folder: Path) -> list[str]:
         here = waiting.pop()
         if here.resolve() not in seen:
             seen.add(here.resolve())
-            deeper, names = _inside(here)
+            deeper, names, nowhere = _inside(here)
+            _refuse_links_to(nowhere)
             waiting += reversed(deeper)
             found.append((str(here), names))
-    return [os.path.join(place, name) for place, names in sorted(found) for name in names]
+    paths = [os.path.join(place, name) for place, names in sorted(found) for name in names]
+    known = Image.registered_extensions()
+    if unknown := [path for path in paths if _ending(path) not in known]:
+        kind = _ending(unknown[0])[1:].upper()
+        raise ValueError(f"{unknown[0]} can't be read: pillow does not know {kind} here; store it as PNG or JPEG")
+    return paths
 
 
-def _inside(folder: Path) -> tuple[list[Path], list[str]]:
-    """The folders and the names of the images in ``folder``, in order, without what is passed over.
-
-    Raises
-    ------
-    ValueError
-        If a link leads nowhere, or an image is of a format that pillow can't read here.
-    """
-    inside, images = [], []
+def _inside(folder: Path) -> tuple[list[Path], list[str], list[Path]]:
+    """The folders, the names of images, and the links to nowhere in ``folder``, in order, but what is passed over."""
+    inside, images, nowhere = [], [], []
     with os.scandir(folder) as entries:
         for entry in entries:
             path = Path(entry.path)
             if entry.name.startswith((".", "~$")) or entry.name.lower() in LEFT_BEHIND:
                 continue
             if entry.is_symlink() and not path.exists():
-                raise ValueError(f"{path} is a link to nowhere: remove it, or bring back what it names")
-            if entry.is_dir():
+                nowhere.append(path)
+            elif entry.is_dir():
                 leads_back = entry.is_symlink() and folder.resolve().is_relative_to(path.resolve())
                 if not (leads_back or entry.name.startswith("__")):  # __MACOSX, __pycache__
                     inside.append(path)
-            elif (ending := path.suffix.lower()) in ENDINGS:
-                if ending not in Image.registered_extensions():
-                    raise ValueError(f"{path}: pillow can't read {ending[1:].upper()} here; store it as PNG or JPEG")
+            elif _ending(entry.name) in ENDINGS:
                 images.append(entry.name)
-    return sorted(inside), sorted(images)
+    return sorted(inside), sorted(images), sorted(nowhere)
+
+
+def _refuse_links_to(nowhere: Sequence[Path]) -> None:
+    if nowhere:
+        raise ValueError(f"{nowhere[0]} is a link to nowhere: remove it, or bring back what it names")
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _are_splits(names: set[str]) -> bool:

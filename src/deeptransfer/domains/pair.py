@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -91,13 +92,20 @@ def check_classes(domain: Domain, other: Domain) -> None:
     raise ValueError(f"classes differ: {', '.join(alone)}; {remedy}")
 
 
+def _are_tensors(domain: Domain) -> TypeGuard[TensorDomain]:
+    """Whether the items of a domain are just the rows of its ``tensors``."""
+    return isinstance(domain, TensorDomain) and domain.transform is None
+
+
 class DomainPair:
     """Draw batches with a source and a target part.
 
     A batch is a pure function of (seed, step, rank): nothing is remembered between calls, so a run can be resumed at
     any step, and ``world_size`` processes read disjoint parts of the batch that one process would read. Each domain
     is walked through in random order, without replacement; the order is drawn by a CPU generator and hence the same
-    on every device. The domain with fewer channels is brought to the other's, the target to the source's size.
+    on every device; one with fewer images than the batch starts again within it. The domain with fewer channels is
+    brought to the other's, the target to the source's size: training knows one ``shape``, and :meth:`harmonise` brings
+    what is scored to it.
 
     Parameters
     ----------
@@ -120,7 +128,13 @@ class DomainPair:
     Raises
     ------
     ValueError
-        If classes differ, a domain is empty, or a number is out of range.
+        If classes differ, there is only one, a domain is empty, in colours that can't be brought to the other's, or a
+        number is out of range; from ``batch``, if a domain's images differ in shape.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        ``(C, H, W)`` of every image in a batch.
     """
 
     def __init__(
@@ -155,7 +169,7 @@ class DomainPair:
         self.batch_size, self.seed, self.views, self.augment = batch_size, seed, views, augment
         self.rank, self.world_size = rank, world_size
         images = [domain[0][0] for domain in domains.values()]
-        self.shape = (max(len(image) for image in images), *images[0].shape[1:])  # (C, H, W) of every image in a batch
+        self.shape = (max(len(image) for image in images), *images[0].shape[1:])
         for image in images:  # what can't be harmonised is an error here, not in the first batch
             harmonise(image.unsqueeze(0), self.shape[0], self.shape[1:])
         self._orders: dict[int, tuple[int, Tensor]] = {}  # the last permutation of each domain: a cache, not a state
@@ -175,6 +189,8 @@ class DomainPair:
             If its classes are not the pair's, or it is in colour and the pair in grey.
         """
         check_classes(self.source, domain)
+        if _are_tensors(domain) and domain.tensors[0].shape[1:] == self.shape:
+            return domain
         harmonised = Harmonised(domain, self.shape)
         harmonised[0]  # an error here, rather than when training is over
         return harmonised
@@ -221,7 +237,7 @@ class DomainPair:
         start = (step * self.world_size + self.rank) * self.batch_size
         positions = range(start, start + self.batch_size)
         chosen = torch.stack([self._order(role, n, p // n)[p % n] for p in positions])
-        if isinstance(domain, TensorDomain) and domain.transform is None:
+        if _are_tensors(domain):
             images, labels = (tensor[chosen] for tensor in domain.tensors)
         else:
             items = domain.__getitems__(chosen.tolist())

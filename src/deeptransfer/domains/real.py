@@ -75,13 +75,14 @@ def _part_names(part: str) -> tuple[str, ...]:
 
 def _other_dataset(dataset: str, part: str, found: Path, root: Path) -> str | None:
     """The data set that ``found`` belongs to, if the folders around it say that it is not ``dataset``."""
-    known = {name: other for other, names in FOLDERS.items() for name in names} | {n: n for n in OTHER_DATASETS}
-    above = Path(os.path.abspath(found)).parents
-    for folder in above[: len(above) - len(Path(os.path.abspath(root)).parents)]:  # the nearest decides, up to root
-        if (other := known.get(normal(folder.name))) is not None:
-            if other != dataset:
-                return other
-            break
+    known = {name: name for name in OTHER_DATASETS}
+    if part:
+        known |= {name: other for other in PHOTOGRAPHS for name in FOLDERS[other]}
+    above = list(Path(os.path.abspath(found)).parents)
+    above = above[: len(above) - len(Path(os.path.abspath(root)).parents)]  # up to root; the nearest decides
+    nearest = next((known[name] for folder in above if (name := normal(folder.name)) in known), dataset)
+    if nearest != dataset:
+        return nearest
     beside = {normal(folder.name) for folder in folders(found.parent)}
     fits = {
         other: sum(not beside.isdisjoint(_part_names(p)) for p in parts)
