@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from deeptransfer.domains import Batch, Domain, DomainPair, TensorDomain, harmonise, random_crop_and_flip, random_shift
 from deeptransfer.domains import pair as pair_module
@@ -241,6 +242,42 @@ def test_target_takes_the_size_of_the_source():
     assert all((resampled == image).flatten(1).all(1).any() for image in batch.xt)
 
 
+def test_domain_to_be_scored_is_brought_to_the_shape_of_the_pair():
+    """As the batches are: USPS has 16 × 16 pixels, MNIST 28 × 28, and a network is built for one size."""
+    source, target = (
+        numbered(4, side=6),
+        TensorDomain("target", torch.rand(4, 1, 4, 5), torch.tensor([0, 1, 1, 0]), "01"),
+    )
+    p = DomainPair(source, target, 4, 0)
+    scored = p.harmonise(target)
+    assert (scored.name, scored.classes, len(scored)) == ("target", ("0", "1"), 4)
+    assert torch.equal(scored.labels, target.labels)
+    images, labels = next(iter(DataLoader(scored, 4)))
+    assert torch.equal(images, harmonise(target.tensors[0], 1, (6, 6)))
+    assert torch.equal(labels, target.labels)
+    assert all((images == image).flatten(1).all(1).any() for image in p.batch(0).xt)
+    few = scored.subset([2, 0])
+    assert torch.equal(few[0][0], images[2])
+    assert few.labels.tolist() == [1, 0]
+
+
+def test_domain_of_the_shape_of_the_pair_is_scored_as_it_is():
+    source, target = numbered(4), numbered(4, "target", channels=3)
+    p = DomainPair(source, target, 4, 0)
+    assert p.harmonise(target) is target
+    assert torch.equal(p.harmonise(source)[1][0], source[1][0].expand(3, 2, 2))
+
+
+def test_domain_that_cannot_be_scored_is_refused_before_training():
+    p = pair()
+    with pytest.raises(ValueError, match="cannot turn 3 channels into 1"):
+        p.harmonise(numbered(4, channels=3))
+    with pytest.raises(ValueError, match="classes differ"):
+        p.harmonise(numbered(4, classes="012"))
+    with pytest.raises(ValueError, match="cannot turn 2 channels into 3"):
+        DomainPair(numbered(4, channels=3), numbered(4, channels=2), 2, 0)
+
+
 def test_transform_acts_on_batches():
     source = numbered(4, transform=lambda x: x + 1)
     batch = DomainPair(source, numbered(4, "target"), 4, 0).batch(0)
@@ -305,6 +342,15 @@ class Empty(Domain):
         ({"target": numbered(3, "target", classes="012")}, "classes differ: 'source' has .*'target' has .*one order"),
         ({"target": numbered(3, "target", classes="10")}, "classes differ"),
         ({"labelled_target": numbered(3, "few", classes="012")}, "classes differ.*'few'"),
+        ({"target": numbered(3, "target", classes="02")}, "'source' has '1' of its own, 'target' has '2' of its own;"),
+        (
+            {"target": numbered(3, "target", classes="012")},
+            "'source' has none of its own, 'target' has '2' of its own;",
+        ),
+        ({"target": numbered(3, "target", classes="10")}, "their order does; .*one order"),
+        ({"target": numbered(30, "target", classes="0123456789")}, "'2', '3', '4', '5', '6' and 3 more of its own"),
+        ({"source": numbered(3, classes="aB"), "target": numbered(3, classes="Ab")}, "upper and lower case does"),
+        ({"source": numbered(3, classes="0"), "target": numbered(3, classes="0")}, "'source' has one class, '0'"),
         ({"target": Empty()}, "target domain 'void' has no image"),
         ({"source": Empty()}, "source domain 'void' has no image"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),

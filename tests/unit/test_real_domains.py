@@ -6,14 +6,19 @@ import bz2
 import gzip
 import os
 import struct
+import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.datasets import SVHN
 
 from deeptransfer.domains import DomainPair, TensorDomain, datasets_folder, domain_names, folders, load_domain
@@ -95,7 +100,12 @@ def test_order_is_that_of_the_names(tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "colour", "expected"),
-    [("L", 51, (51, 51, 51)), ("RGBA", (10, 20, 30, 0), (10, 20, 30)), ("1", 1, (255, 255, 255)), ("P", 0, (0, 0, 0))],
+    [
+        ("L", 51, (51, 51, 51)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("1", 1, (255, 255, 255)),
+        ("P", 0, (0, 0, 0)),
+    ],
 )
 def test_every_kind_of_image_becomes_rgb_in_zero_to_one(tmp_path, mode, colour, expected):
     photograph(tmp_path / "one.png", colour, mode=mode)
@@ -142,6 +152,86 @@ def test_image_is_decoded_once_while_there_is_room(tmp_path, monkeypatch):
     os.utime(again.samples[0][0], ns=(1, 1))
     assert torch.equal(again[0][0], first[0])
     assert decoded[-1] == again.samples[0][0]  # a file that has changed is read anew
+
+
+class Kept(Dataset):
+    """Decodes an image of the domain in a worker, and tells the worker and the bytes that it keeps."""
+
+    def __init__(self, domain):
+        self.domain = domain
+
+    def __len__(self):
+        return len(self.domain)
+
+    def __getitem__(self, index):
+        self.domain[index]
+        return get_worker_info().id, sum(pixels.numel() for pixels in folders._decoded.values())
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_share_the_room_for_decoded_images(tmp_path, monkeypatch, workers):
+    domain_folder(tmp_path / "pacs/photo", count=6)
+    monkeypatch.setattr(folders, "CACHE_BYTES", room := 3 * 8 * 12 * 7)  # seven images
+    monkeypatch.setattr(folders, "_decoded", folders.Decoded())
+    domain = load_domain("pacs/photo", "all", root=tmp_path)
+    kept = {}
+    loader = DataLoader(Kept(domain), batch_size=None, num_workers=workers, multiprocessing_context="fork")
+    for worker, size in loader:
+        kept[int(worker)] = int(size)
+    assert len(kept) == workers
+    assert 0.5 * room < sum(kept.values()) <= room
+
+
+def test_threads_keep_count_of_the_room(monkeypatch):
+    size = 100
+    monkeypatch.setattr(folders, "CACHE_BYTES", 500 * size)
+    cache, pixels = folders.Decoded(), torch.zeros(size, dtype=torch.uint8)
+    barrier = threading.Barrier(8)
+
+    def work():
+        barrier.wait()
+        for i in range(1000):
+            cache.keep((str(i), 0, None), pixels)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(cache) == 500
+    assert cache.taken == 500 * size
+
+
+def test_images_of_several_sizes_ask_for_a_size(tmp_path):
+    """By the pair's first batch and by a loader that scores, and not from deep inside."""
+    domain_folder(tmp_path / "pacs/photo")
+    photograph(tmp_path / "pacs/photo/mug/other.png", 0, size=(13, 8))
+    message = r"images of 'pacs/photo' differ in shape: \(3, 8, 1[23]\) at .*\(3, 8, 1[23]\).*give size= \(--size\)"
+    domain = load_domain("pacs/photo", "all", root=tmp_path)
+    with pytest.raises(ValueError, match=message):
+        DomainPair(domain, domain, 7, seed=0).batch(0)
+    with pytest.raises(ValueError, match=message):
+        list(DataLoader(domain, 7))
+    sized_domain = load_domain("pacs/photo", "all", root=tmp_path, size=6)
+    assert next(iter(DataLoader(sized_domain, 7)))[0].shape == (7, 3, 6, 6)
+
+
+@pytest.mark.parametrize("labels", [[0, 3], [-1, 0]])
+def test_label_without_a_class_is_refused(labels):
+    with pytest.raises(ValueError, match=r"labels of 'd' run from -?\d to \d, but it has 3 classes"):
+        FolderDomain("d", [("x.png", label) for label in labels], CLASSES)
+    with pytest.raises(ValueError, match=r"labels of 'd' run from -?\d to \d, but it has 3 classes"):
+        TensorDomain("d", torch.rand(2, 1, 2, 2), torch.tensor(labels), CLASSES)
+
+
+def test_half_a_label_and_half_a_name_are_refused():
+    with pytest.raises(ValueError, match=r"labels of 'd' must be whole numbers, not 0\.5"):
+        TensorDomain("d", torch.rand(2, 1, 2, 2), torch.tensor([0.5, 1]), CLASSES)
+    with pytest.raises(ValueError, match="two classes are called 'Café'"):
+        FolderDomain("d", [("x.png", 0)], ["Café", "Cafe\u0301"])
+    with pytest.raises(ValueError, match="'d' has no image"):
+        FolderDomain("d", [], CLASSES)
 
 
 def test_labels_are_known_without_decoding_and_subsets_keep_them(tmp_path, monkeypatch):
@@ -203,12 +293,34 @@ def test_photographs_and_digits_make_batches(tmp_path):
 
 
 def sized(folder, class_name, sizes):
-    """Files of given sizes; the split looks at nothing else."""
+    """Files of given sizes; in a class those of one size are copies of each other."""
     folder = folder / class_name
     folder.mkdir(parents=True)
     for i, size in enumerate(sizes):
-        (folder / f"{i:03}.jpg").write_bytes(b"x" * size)
+        (folder / f"{i:03}.jpg").write_bytes(class_name.encode() * size)
     return [str(folder / f"{i:03}.jpg") for i in range(len(sizes))]
+
+
+def filled(folder, contents):
+    """Samples whose files hold the given words, a list of them for each class."""
+    samples = []
+    for label, words in enumerate(contents):
+        for i, word in enumerate(words):
+            path = folder / str(label) / f"{i:03}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(word)
+            samples.append((str(path), label))
+    return samples
+
+
+def sides(samples):
+    """Training and test samples, which are a partition, and in which no content is on both sides."""
+    train, test = (split_samples(samples, split) for split in ("train", "test"))
+    assert sorted(train + test) == sorted(samples)
+    contents = [{Path(path).read_bytes() for path, _ in side} for side in (train, test)]
+    assert not contents[0] & contents[1]
+    assert {label for _, label in train} == {label for _, label in samples}
+    return train, test
 
 
 @pytest.fixture
@@ -226,12 +338,59 @@ def test_split_is_a_partition_with_one_in_five_of_every_class_for_testing(sample
 
 
 def test_split_keeps_copies_on_one_side(tmp_path):
-    """Whatever the class, images that may be copies of each other are never trained on and tested."""
+    """Whatever the class, images that are copies of each other are never trained on and tested."""
     for label in range(20):
         samples = [(path, label) for path in sized(tmp_path, str(label), [5, 5, 5, 6, 6, 7, 8, 9, 10, 11])]
-        sides = [{os.path.getsize(path) for path, _ in split_samples(samples, split)} for split in ("train", "test")]
-        assert not sides[0] & sides[1]
-        assert all(sides)
+        assert all(sides(samples))
+
+
+def test_files_of_one_size_are_no_copies(tmp_path):
+    """Uncompressed images: one size, or a few, and all contents different."""
+    for count, kinds in ((50, 1), (50, 2), (50, 5), (10, 1), (200, 3)):
+        words = [[b"%d-%04d" % (k, i) + b"." * (i % kinds) for i in range(count)] for k in range(3)]
+        _, test = sides(filled(tmp_path / f"{count}-{kinds}", words))
+        for label in range(3):
+            assert 0.15 * count <= sum(k == label for _, k in test) <= 0.3 * count
+        positions = [int(Path(path).stem) for path, _ in test]
+        assert min(positions) < 0.4 * count < 0.6 * count < max(positions)  # drawn, not the first or the last
+
+
+def test_copies_among_files_of_one_size_stay_together(tmp_path):
+    words = [[b"%02d" % (i // 3) for i in range(60)]]
+    _, test = sides(filled(tmp_path, words))
+    assert 12 <= len(test) <= 15
+
+
+def test_copies_in_two_classes_are_for_training(tmp_path):
+    """An image that is in two classes must not be tested as one when it was learned as the other."""
+    words = [[b"%02d" % i for i in range(20)], [b"%02d" % i for i in range(10, 30)]]
+    sides(filled(tmp_path, words))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_every_class_keeps_an_image_for_training(tmp_path, count):
+    _, test = sides(filled(tmp_path, [[b"%d%d" % (k, i) for i in range(count)] for k in range(20)]))
+    assert len(test) == (0 if count == 1 else 20)
+    _, test = sides(filled(tmp_path / "copies", [[b"%d" % k] * count for k in range(20)]))
+    assert not test
+    sides(filled(tmp_path / "most", [[b"same%d" % k] * 9 + [b"other%d" % k] for k in range(20)]))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.lists(st.sampled_from([b"a", b"b", b"c", b"dd", b"ee", b"fff"]), min_size=1), min_size=1, max_size=4)
+)
+def test_split_keeps_its_promises_whatever_the_files(contents):
+    with tempfile.TemporaryDirectory() as folder:
+        _, test = sides(filled(Path(folder), contents))
+    for label, words in enumerate(contents):
+        assert 2 * sum(k == label for _, k in test) <= len(words)
+
+
+def test_file_that_is_gone_is_named(samples):
+    os.remove(samples[3][0])
+    with pytest.raises(ValueError, match=r"a/003\.jpg can't be read"):
+        split_samples(samples, "train")
 
 
 def test_split_is_mixed_and_the_same_each_time(samples):

@@ -46,7 +46,7 @@ def cache_folder() -> Path:
 def datasets_folder() -> Path:
     """Where real data sets are: ``DEEPTRANSFER_DATA`` if it is set, else ``datasets`` in :func:`cache_folder`."""
     given = os.environ.get("DEEPTRANSFER_DATA")
-    return Path(given) if given else cache_folder() / "datasets"
+    return Path(given).expanduser() if given else cache_folder() / "datasets"
 
 
 def domain_names() -> tuple[str, ...]:
@@ -55,13 +55,13 @@ def domain_names() -> tuple[str, ...]:
 
 
 def load_domain(
-    name: str,
+    name: str | Path,
     split: str = "train",
     root: str | Path | None = None,
     size: int | None = None,
     transform: Transform | None = None,
 ) -> Domain:
-    """Load a domain by its name.
+    """Load a domain by its name, or one's own by its path.
 
     * ``"print"``: digits rendered from twenty fonts with random size, slant, rotation, shift and softness; 6,000 train,
       2,000 test, 1 × 28 × 28 (more with :func:`draw_print`).
@@ -81,10 +81,23 @@ def load_domain(
       called transductive; ``"train"`` and ``"test"`` are a fixed stratified split, 80 : 20, that keeps copies of an
       image on one side.
 
+    Images of one's own are a domain as well, by the path of
+
+    * a folder with a folder for each class, ``path/to/folder/<class>/**/<image>``: classes are the folders' names in
+      alphabetical order, in the Unicode form NFC;
+    * a list file, with a line ``image label`` for each image, its name relative to the list's folder (see
+      :func:`~deeptransfer.domains.lists.listed_samples`): classes are the labels that occur.
+
+    They are split as photographs are; their name is the path as it was given, without ``./`` and the last slash.
+    Hidden files, and what operating systems leave behind, are passed over. What a file holds is read as a viewer shows
+    it: see :func:`~deeptransfer.domains.images.read_image`.
+
     Parameters
     ----------
-    name : str
-        One of :func:`domain_names`.
+    name : str or Path
+        One of :func:`domain_names`; or the path of a folder or list file, ``~`` for the home folder, relative to
+        ``root`` if that is given, else to the current folder or else to :func:`datasets_folder`. A ``Path`` is never
+        taken for one of the names.
     split : {"train", "test", "all"}
         ``"all"`` is train and test.
     root : path, optional
@@ -104,17 +117,28 @@ def load_domain(
     Raises
     ------
     ValueError
-        If ``name`` or ``split`` is unknown, ``size`` is not positive, or a data set is not there or can't be read.
+        If ``name`` or ``split`` is unknown, ``size`` is not positive, a data set is not there or can't be read, has
+        fewer than two classes, or is not the one whose name it bears.
     """
-    if name not in BUILDERS and name not in real.LOADERS:
-        raise ValueError(f"unknown domain {name!r}: known ones are {', '.join(domain_names())}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1 pixel, not {size}")
+    root = None if root is None else Path(root).expanduser()
+    if isinstance(name, Path) or name not in domain_names():
+        path = real.own_path(name, (Path(), datasets_folder()) if root is None else (root,))
+        if path is None:
+            raise ValueError(
+                f"unknown domain {str(name)!r}: known ones are {', '.join(domain_names())}; nor is there a folder or "
+                f"list file of this path here or in {datasets_folder() if root is None else root}"
+            )
+        own_name = Path(str(name).replace("\\", "/")).as_posix()
+        return real.load_own(own_name, path, split, size, transform)
     if name not in BUILDERS:
-        return real.load_real(name, split, datasets_folder() if root is None else Path(root), size, transform)
-    folder = cache_folder() if root is None else Path(root)
+        domain = real.load_real(name, split, datasets_folder() if root is None else root, size, transform)
+        real.check_published(name, domain.classes)
+        return domain
+    folder = cache_folder() if root is None else root
     parts = [load_builtin(name, part, folder) for part in (("train", "test") if split == "all" else (split,))]
     images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     if size is not None:

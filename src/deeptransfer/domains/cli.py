@@ -92,7 +92,7 @@ def fetch_data(
 
 @app.command("verify")
 def verify(name: Name) -> None:
-    """Check a data set: the files' checksums, the number of images, and that every image can be read."""
+    """Check a data set: the files' checksums, the number of images and classes, and that every image can be read."""
     source, root = find_source(name), datasets_folder()
     problems = []
     for file in (file for file in source.files if not file.unpack):
@@ -115,9 +115,12 @@ def verify(name: Name) -> None:
 
 
 def read_all(name: str, split: str) -> int:
-    """The number of images of a split, each of which has been read."""
+    """The number of images of a split, each of which has been read; photographs have all of their classes."""
     domain = load_domain(name, split)
     if isinstance(domain, FolderDomain):
         for path, _ in domain.samples:
             domain.decode(path)
+    published = all_sources()[name.partition("/")[0]].classes
+    if published and len(domain.classes) != len(published):
+        raise ValueError(f"{name} has {len(domain.classes)} classes, published were {len(published)}")
     return len(domain)

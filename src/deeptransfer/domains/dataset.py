@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from unicodedata import normalize
 
 import torch
 from torch import Tensor
@@ -40,6 +41,63 @@ class Domain(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} must define __len__")
 
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """The items that a loader or a pair stacks to a batch.
+
+        Raises
+        ------
+        ValueError
+            If their images differ in shape.
+        """
+        items = [self[i] for i in indices]
+        first = items[0][0].shape
+        for i, (image, _) in zip(indices, items, strict=True):
+            if image.shape != first:
+                raise ValueError(
+                    f"images of {self.name!r} differ in shape: {tuple(first)} at {indices[0]}, {tuple(image.shape)} at "
+                    f"{i}; give size= (--size), or a transform that brings them to one"
+                )
+        return items
+
+
+def listing(names: Iterable[str], most: int = 5) -> str:
+    """A few names in alphabetical order for a message, and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return ", ".join(map(repr, ordered[:most])) + more
+
+
+def class_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """Class names in the Unicode form NFC, in which "é" is one letter whatever system has written it.
+
+    Raises
+    ------
+    ValueError
+        If two classes have one name.
+    """
+    names = tuple(normalize("NFC", name) for name in classes)
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ValueError(f"two classes are called {twice[0]!r}: give each a name of its own")
+    return names
+
+
+def check_labels(name: str, labels: Tensor, classes: Sequence[str]) -> Tensor:
+    """The labels of domain ``name`` as int64.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is no whole number in ``0 … len(classes) − 1``.
+    """
+    if len(labels) == 0:
+        raise ValueError(f"{name!r} has no image: check the split, or the folder it was read from")
+    if labels.is_floating_point() and not torch.equal(labels, labels.round()):
+        raise ValueError(f"labels of {name!r} must be whole numbers, not {labels[labels != labels.round()][0]}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(classes):
+        raise ValueError(f"labels of {name!r} run from {low} to {high}, but it has {len(classes)} classes")
+    return labels.long()
+
 
 class TensorDomain(Domain):
     """A domain that is held in memory.
@@ -63,7 +121,7 @@ class TensorDomain(Domain):
     Raises
     ------
     ValueError
-        If the shapes disagree, there is no image, or a label has no class.
+        If the shapes disagree, there is no image, a label has no class, or two classes have one name.
     TypeError
         If the images are neither uint8 nor floating point.
     """
@@ -79,16 +137,12 @@ class TensorDomain(Domain):
             )
         if labels.shape != images.shape[:1]:
             raise ValueError(f"{name!r} has {len(images)} images but labels of shape {tuple(labels.shape)}")
-        if len(images) == 0:
-            raise ValueError(f"{name!r} has no image: check the split, or the folder it was read from")
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= len(classes):
-            raise ValueError(f"labels of {name!r} run from {low} to {high}, but it has {len(classes)} classes")
         self.name = name
-        self.classes = tuple(classes)
+        self.classes = class_names(classes)
         self.transform = transform
+        labels = check_labels(name, labels, self.classes)
         scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        self.tensors = (scaled, labels.long())
+        self.tensors = (scaled, labels)
 
     def __len__(self) -> int:
         return len(self.tensors[0])
@@ -124,3 +178,27 @@ def harmonise(images: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
     if tuple(images.shape[-2:]) != size:
         images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
     return images
+
+
+class Harmonised(Domain):
+    """A domain with every image brought to one shape ``(C, H, W)``, as :func:`harmonise` does it."""
+
+    def __init__(self, domain: Domain, shape: tuple[int, int, int]) -> None:
+        self.domain, self.shape = domain, shape
+        self.name, self.classes = domain.name, domain.classes
+
+    @property
+    def labels(self) -> Tensor:
+        """All labels, int64 ``(n,)``."""
+        return self.domain.labels
+
+    def __len__(self) -> int:
+        return len(self.domain)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.domain[index]
+        return harmonise(image.unsqueeze(0), self.shape[0], self.shape[1:])[0], label
+
+    def subset(self, indices: Sequence[int] | Tensor) -> Harmonised:
+        """The domain restricted to ``indices``, in their order."""
+        return Harmonised(self.domain.subset(indices), self.shape)

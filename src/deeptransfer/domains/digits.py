@@ -14,7 +14,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from deeptransfer.domains.builtin import DIGITS
 from deeptransfer.domains.dataset import TensorDomain, Transform, harmonise
-from deeptransfer.domains.folders import reading
+from deeptransfer.domains.images import reading
 
 MNIST_STEMS = {"train": "train", "test": "t10k"}
 USPS_FILES = {"train": "usps.bz2", "test": "usps.t.bz2"}

@@ -49,6 +49,8 @@ class Source:
     ----------
     images : mapping
         The number of images of each split of each domain.
+    classes : tuple of str
+        Of photographs, as they were published.
     manual : str
         What to do by hand where there are no ``files``.
     """
@@ -61,6 +63,7 @@ class Source:
     folder: str
     images: Mapping[str, Mapping[str, int]]
     files: tuple[SourceFile, ...] = ()
+    classes: tuple[str, ...] = ()
     manual: str = ""
 
 
@@ -83,7 +86,7 @@ def _source(name: str, entry: dict[str, Any]) -> Source:
     for file in entry.pop("files", ()):
         urls = file.pop("urls", None) or [mirror + file["name"] for mirror in mirrors]
         files.append(SourceFile(urls=tuple(urls), **file))
-    return Source(name=name, files=tuple(files), **entry)
+    return Source(name=name, files=tuple(files), classes=tuple(entry.pop("classes", ())), **entry)
 
 
 def fetch(source: Source, root: str | Path) -> Path:

@@ -1,53 +1,49 @@
-"""Domains whose images are files: found where people keep them, decoded when they are asked for."""
+"""Domains whose images are files, decoded when they are asked for, and the split of those that have none."""
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension, make_dataset
+from torch.utils.data import get_worker_info
 
-from deeptransfer.domains.dataset import Domain, Transform
+from deeptransfer.domains.dataset import Domain, Transform, check_labels, class_names
+from deeptransfer.domains.images import read_image, reading
 
 CACHE_BYTES = 2**30
 TEST_SHARE = 0.2
 
 
 class Decoded(dict[tuple[str, int, int | None], Tensor]):
-    """Pixels by path, time of change and size, up to ``CACHE_BYTES``."""
+    """Pixels by path, time of change and size: up to ``CACHE_BYTES`` in a process and in all workers of a loader."""
 
-    taken = 0
+    def __init__(self) -> None:
+        self.taken = 0
+        self._lock = threading.Lock()
 
     def keep(self, key: tuple[str, int, int | None], pixels: Tensor) -> None:
-        """Keep the pixels if there is room."""
-        if self.taken + pixels.numel() <= CACHE_BYTES:
-            self[key] = pixels
-            self.taken += pixels.numel()
+        """Keep the pixels if there is room; a loader's n workers have an n-th of it each."""
+        worker = get_worker_info()
+        room = CACHE_BYTES if worker is None else CACHE_BYTES // worker.num_workers
+        with self._lock:
+            if key not in self and self.taken + pixels.numel() <= room:
+                self[key] = pixels
+                self.taken += pixels.numel()
 
 
 _decoded = Decoded()
 
 
-@contextmanager
-def reading(path: Path | str) -> Iterator[None]:
-    """Whatever goes wrong while ``path`` is read becomes a ValueError that names it."""
-    try:
-        yield
-    except Exception as error:  # a damaged image or archive raises a dozen types
-        message = f"{path} can't be read ({type(error).__name__}: {error}): remove it, or get a sound copy"
-        raise ValueError(message) from error
-
-
 class FolderDomain(Domain):
     """A domain of image files, RGB.
 
-    Decoded images are kept as bytes for the next epoch and the next run, up to 1 GiB in a process.
+    Decoded images are kept as bytes for the next epoch and the next run, up to 1 GiB in a process; the workers of a
+    loader have 1 GiB together.
 
     Parameters
     ----------
@@ -79,14 +75,9 @@ class FolderDomain(Domain):
         size: int | None = None,
         transform: Transform | None = None,
     ) -> None:
-        if not samples:
-            raise ValueError(f"{name!r} has no image: check the split, or the folder it was read from")
-        self.name, self.classes, self.size, self.transform = name, tuple(classes), size, transform
+        self.name, self.classes, self.size, self.transform = name, class_names(classes), size, transform
         self.samples = tuple(samples)
-        self._labels = torch.tensor([label for _, label in samples])
-        low, high = int(self._labels.min()), int(self._labels.max())
-        if low < 0 or high >= len(classes):
-            raise ValueError(f"labels of {name!r} run from {low} to {high}, but it has {len(classes)} classes")
+        self._labels = check_labels(name, torch.tensor([label for _, label in samples]), self.classes)
 
     @property
     def labels(self) -> Tensor:
@@ -108,12 +99,8 @@ class FolderDomain(Domain):
         return (self.transform(image) if self.transform else image), label
 
     def decode(self, path: str) -> Tensor:
-        """The pixels of a file, uint8 ``(3, H, W)``."""
-        with reading(path), Image.open(path) as file:
-            image = file.convert("RGB")
-        if self.size is not None:
-            image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        """The pixels of a file, uint8 ``(3, H, W)``; see :func:`~deeptransfer.domains.images.read_image`."""
+        return read_image(path, self.size)
 
     def subset(self, indices: Sequence[int] | Tensor) -> FolderDomain:
         """The domain restricted to ``indices``, in their order (a few labelled target images, say)."""
@@ -121,89 +108,65 @@ class FolderDomain(Domain):
         return FolderDomain(self.name, samples, self.classes, self.size, self.transform)
 
 
-def normal(name: str) -> str:
-    """A folder's name as it is compared: ``"Office-31"`` and ``"office_31"`` are one."""
-    return "".join(character for character in name.lower() if character.isalnum())
-
-
-def places(root: Path, names: Sequence[str]) -> list[Path]:
-    """Where a data set may lie: a folder with one of its (normal) ``names``, what is inside it, and ``root`` itself."""
-    named = [folder for folder in _folders(root) if normal(folder.name) in names]
-    return [*named, *(inner for folder in named for inner in _folders(folder)), root]
-
-
-def find_folder(root: Path, names: Sequence[str], domain: Sequence[str]) -> Path | None:
-    """The folder of one domain: its name is one of ``domain``, in one of the data set's :func:`places`."""
-    for place in places(root, names):
-        for folder in _folders(place):
-            if normal(folder.name) in domain:
-                images = folder / "images"  # Office-31 has its classes one level deeper
-                return images if images.is_dir() else folder
-    return None
-
-
-def find_file(root: Path, names: Sequence[str], files: Sequence[str]) -> Path | None:
-    """The first of ``files`` that exists in one of the data set's :func:`places`."""
-    candidates = (place / file for place in places(root, names) for file in files)
-    return next((path for path in candidates if path.exists()), None)
-
-
-def _folders(path: Path) -> list[Path]:
-    """Folders inside ``path``, in order, without hidden ones and those that archives of a Mac bring along."""
-    if not path.is_dir():
-        return []
-    return sorted(inner for inner in path.iterdir() if inner.is_dir() and not inner.name.startswith((".", "__")))
-
-
-def class_samples(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
-    """Samples and classes of ``folder/<class>/**/<image>``; classes in alphabetical order.
-
-    Raises
-    ------
-    ValueError
-        If there is no class, or one without images.
-    """
-    classes = [inner.name for inner in _folders(folder)]
-    if not classes:
-        raise ValueError(f"{folder} has no folder for each class inside")
-    try:
-        samples = make_dataset(folder, dict(zip(classes, range(len(classes)), strict=True)), is_valid_file=_is_image)
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder}: {error}") from None
-    return samples, classes
-
-
-def _is_image(path: str) -> bool:
-    return has_file_allowed_extension(path, IMG_EXTENSIONS) and not Path(path).name.startswith(".")
-
-
-def listed_samples(folder: Path, listing: Path) -> list[tuple[str, int]]:
-    """Samples of a text file with ``name label`` in each line, names relative to ``folder``."""
-    with reading(listing):
-        lines = [line.rsplit(maxsplit=1) for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [(str(folder / name), int(label)) for name, label in lines]
-
-
 def split_samples(samples: Sequence[tuple[str, int]], split: str) -> list[tuple[str, int]]:
     """``"train"`` or ``"test"`` of samples that come without a split; ``"all"`` of them.
 
-    In each class about one image in five is for testing. Files of one size stay on one side: copies of an image, which
-    these data sets have, are of one size. The split depends on nothing but names and sizes.
+    In each class about one image in five is for testing, never more than half, so that one of two and the only one is
+    for training. Copies of an image, told by their content, stay on one side, in training where classes share them.
+    The split depends on nothing but the order, sizes and contents of the files.
     """
     if split == "all":
         return list(samples)
-    groups: dict[int, dict[int, list[tuple[str, int]]]] = defaultdict(lambda: defaultdict(list))
+    sizes = {path: _size(path) for path, _ in samples}
+    by_class = defaultdict(list)
     for path, label in samples:
-        groups[label][Path(path).stat().st_size].append((path, label))
-    chosen = []
-    for label, by_size in sorted(groups.items()):
-        wanted = TEST_SHARE * sum(map(len, by_size.values()))
-        alike = list(by_size.values())
-        order = torch.randperm(len(alike), generator=torch.Generator().manual_seed(label)).tolist()
-        taken = 0
-        for group in (alike[i] for i in order):
-            test = taken < wanted
-            taken += len(group) * test
-            if test == (split == "test"):
-                chosen += group
+        by_class[label].append(path)
+    test = {path for label, paths in by_class.items() for path in _test_files(paths, sizes, label)}
+    train = set(sizes) - test
+    shared = {sizes[path] for path in train} & {sizes[path] for path in test}
+    trained = {_digest(path) for path in train if sizes[path] in shared}
+    test = {path for path in test if sizes[path] not in shared or _digest(path) not in trained}
+    chosen = [sample for sample in samples if (sample[0] in test) == (split == "test")]
     return sorted(chosen, key=lambda sample: (sample[1], sample[0]))
+
+
+def _test_files(paths: Sequence[str], sizes: Mapping[str, int], label: int) -> list[str]:
+    """The files of one class that are for testing.
+
+    Copies are of one size, so files of one size stay together and need not be read. Only where that would take much
+    more than the share for testing, as where all files are of one size, are they told apart by content.
+    """
+    by_size = defaultdict(list)
+    for path in paths:
+        by_size[sizes[path]].append(path)
+    wanted, generator = TEST_SHARE * len(paths), torch.Generator().manual_seed(label)
+    chosen: list[str] = []
+    for alike in _shuffled(by_size.values(), generator):
+        if len(chosen) >= wanted:
+            break
+        if len(alike) > max(1, wanted / 2):
+            by_content = defaultdict(list)
+            for path in alike:
+                by_content[_digest(path)].append(path)
+            parts = _shuffled(by_content.values(), generator)
+        else:
+            parts = [alike]
+        for part in parts:
+            if len(chosen) < wanted and len(chosen) + len(part) <= len(paths) / 2:
+                chosen += part
+    return chosen
+
+
+def _shuffled(groups: Iterable[list[str]], generator: torch.Generator) -> list[list[str]]:
+    ordered = list(groups)
+    return [ordered[i] for i in torch.randperm(len(ordered), generator=generator).tolist()]
+
+
+def _size(path: str) -> int:
+    with reading(path):
+        return Path(path).stat().st_size
+
+
+def _digest(path: str) -> bytes:
+    with reading(path), Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

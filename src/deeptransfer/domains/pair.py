@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from deeptransfer.domains.dataset import Domain, TensorDomain, harmonise
+from deeptransfer.domains.dataset import Domain, Harmonised, TensorDomain, harmonise, listing
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,42 @@ def random_crop_and_flip(images: Tensor, generator: torch.Generator, least: floa
     return torch.nn.functional.grid_sample(images, grid.to(images), padding_mode="border", align_corners=False)
 
 
+def check_classes(domain: Domain, other: Domain) -> None:
+    """Refuse domains whose labels mean different classes.
+
+    Raises
+    ------
+    ValueError
+        That names the classes which one of them has alone, or says that their order differs.
+    """
+    if domain.classes == other.classes:
+        return
+    own = [[name for name in a.classes if name not in b.classes] for a, b in ((domain, other), (other, domain))]
+    remedy = "give both domains one list of classes in one order"
+    if not any(own):
+        remedy = "their order does; " + remedy
+    elif {name.casefold() for name in own[0]} == {name.casefold() for name in own[1]}:
+        remedy = "upper and lower case does; " + remedy
+    alone = [
+        f"{d.name!r} has {listing(names) or 'none'} of its own" for d, names in zip((domain, other), own, strict=True)
+    ]
+    raise ValueError(f"classes differ: {', '.join(alone)}; {remedy}")
+
+
+def _are_tensors(domain: Domain) -> TypeGuard[TensorDomain]:
+    """Whether the items of a domain are just the rows of its ``tensors``."""
+    return isinstance(domain, TensorDomain) and domain.transform is None
+
+
 class DomainPair:
     """Draw batches with a source and a target part.
 
     A batch is a pure function of (seed, step, rank): nothing is remembered between calls, so a run can be resumed at
     any step, and ``world_size`` processes read disjoint parts of the batch that one process would read. Each domain
     is walked through in random order, without replacement; the order is drawn by a CPU generator and hence the same
-    on every device. The domain with fewer channels is brought to the other's, the target to the source's size.
+    on every device; one with fewer images than the batch starts again within it. The domain with fewer channels is
+    brought to the other's, the target to the source's size: training knows one ``shape``, and :meth:`harmonise` brings
+    what is scored to it.
 
     Parameters
     ----------
@@ -98,7 +128,13 @@ class DomainPair:
     Raises
     ------
     ValueError
-        If classes differ, a domain is empty, or a number is out of range.
+        If classes differ, there is only one, a domain is empty, in colours that can't be brought to the other's, or a
+        number is out of range; from ``batch``, if a domain's images differ in shape.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        ``(C, H, W)`` of every image in a batch.
     """
 
     def __init__(
@@ -119,11 +155,9 @@ class DomainPair:
         for role, domain in domains.items():
             if len(domain) == 0:
                 raise ValueError(f"the {role} domain {domain.name!r} has no image")
-            if domain.classes != source.classes:
-                raise ValueError(
-                    f"classes differ: {source.name!r} has {source.classes}, {domain.name!r} has {domain.classes}; "
-                    "give both domains one list of classes in one order"
-                )
+            check_classes(source, domain)
+        if len(source.classes) < 2:
+            raise ValueError(f"{source.name!r} has one class, {source.classes[0]!r}: nothing tells it from another")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if views not in (1, 2):
@@ -134,8 +168,10 @@ class DomainPair:
         self.classes = source.classes
         self.batch_size, self.seed, self.views, self.augment = batch_size, seed, views, augment
         self.rank, self.world_size = rank, world_size
-        shapes = [domain[0][0].shape for domain in domains.values()]
-        self.shape = (max(shape[0] for shape in shapes), *shapes[0][1:])  # (C, H, W) of every image in a batch
+        images = [domain[0][0] for domain in domains.values()]
+        self.shape = (max(len(image) for image in images), *images[0].shape[1:])
+        for image in images:  # what can't be harmonised is an error here, not in the first batch
+            harmonise(image.unsqueeze(0), self.shape[0], self.shape[1:])
         self._orders: dict[int, tuple[int, Tensor]] = {}  # the last permutation of each domain: a cache, not a state
 
     def __repr__(self) -> str:
@@ -143,6 +179,21 @@ class DomainPair:
             f"DomainPair({self.source.name} → {self.target.name}, batch_size={self.batch_size}, seed={self.seed}, "
             f"images={len(self.source)} + {len(self.target)})"
         )
+
+    def harmonise(self, domain: Domain) -> Domain:
+        """A domain whose images have the pair's ``shape``: what a network trained on the pair is scored on.
+
+        Raises
+        ------
+        ValueError
+            If its classes are not the pair's, or it is in colour and the pair in grey.
+        """
+        check_classes(self.source, domain)
+        if _are_tensors(domain) and domain.tensors[0].shape[1:] == self.shape:
+            return domain
+        harmonised = Harmonised(domain, self.shape)
+        harmonised[0]  # an error here, rather than when training is over
+        return harmonised
 
     def batch(self, step: int) -> Batch:
         """The batch of ``step`` = 0, 1, 2, …"""
@@ -186,10 +237,10 @@ class DomainPair:
         start = (step * self.world_size + self.rank) * self.batch_size
         positions = range(start, start + self.batch_size)
         chosen = torch.stack([self._order(role, n, p // n)[p % n] for p in positions])
-        if isinstance(domain, TensorDomain) and domain.transform is None:
+        if _are_tensors(domain):
             images, labels = (tensor[chosen] for tensor in domain.tensors)
         else:
-            items = [domain[int(i)] for i in chosen]
+            items = domain.__getitems__(chosen.tolist())
             images = torch.stack([image for image, _ in items])
             labels = torch.tensor([label for _, label in items])
         return harmonise(images, self.shape[0], self.shape[1:]), labels
