@@ -49,7 +49,7 @@ EDITS = [
     ("deeptransfer.domains.builtin", "SCENE_TRAIN_DIGITS = 497", "SCENE_TRAIN_DIGITS = 496", False),  # another domain
     ("deeptransfer.domains.dataset", "images.float() / 255 if", "images.float() / 256 if", True),
     ("deeptransfer.domains.pair", "state >> 1", "state >> 2", True),
-    ("deeptransfer.normalization.split", "torch.cat([xs, xt])", "torch.cat([xt, xs])", True),
+    ("deeptransfer.normalization.split", "model(torch.cat(batches)", "model(torch.cat(batches[::-1])", True),
     ("deeptransfer.selection", "_entropy(log_mean) -", "_entropy(log_mean) +", True),
     ("deeptransfer.runs.adaptation", "max(curve", "min(curve", True),
     ("deeptransfer.objectives", "Mean entropy of the target's predictions.", "Another docstring.", False),
