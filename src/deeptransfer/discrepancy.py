@@ -203,7 +203,7 @@ class GaussianKernels(nn.Module):
         self.register_buffer("weights", beta.float())
 
     def forward(self, z: Tensor) -> Tensor:
-        """Kernel matrix ``(N, N)`` of the rows of ``z``, shape ``(N, d)``; two or more where the bandwidth follows them."""
+        """Kernel matrix ``(N, N)`` of the rows of ``z``, shape ``(N, d)``; two rows or more without fixed bandwidths."""
         _check_samples(2 if self.sigma2 is None else 1, z=z)
         z, unit = _prepared(z)
         # Normalised once more, because a buffer may have been cast: kernels of equal rows are 1 in any format.
@@ -693,7 +693,7 @@ def _prepared(*samples: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit(z: Tensor) -> Tensor:
-    """The power of two at the largest entry: to divide by it changes no digit. Infinite where that entry is no number."""
+    """The power of two at the largest entry: to divide by it changes no digit. Infinite where there is NaN or infinity."""
     low, high = z.detach().aminmax()
     largest = torch.maximum(high, -low)
     integer, exponent = (torch.int64, 0x7FF << 52) if z.dtype == torch.float64 else (torch.int32, 0xFF << 23)
@@ -828,7 +828,7 @@ def _as_bandwidths(sigma2: Bandwidths, name: str = "sigma2") -> list[float | Ten
     if isinstance(sigma2, Tensor):
         bandwidths: list[float | Tensor] = list(sigma2.reshape(-1))
     else:
-        bandwidths = list(sigma2) if isinstance(sigma2, Sequence) else np.ravel(sigma2).tolist()  # type: ignore[arg-type]
+        bandwidths = list(sigma2) if isinstance(sigma2, Sequence) else np.ravel(sigma2).tolist()
     if not bandwidths:
         raise ValueError(f"{name} is empty: give one value or more")
     for value in bandwidths:
