@@ -8,7 +8,9 @@ row, :math:`D(f) = \sigma(z)` is its probability of "source", and the two domain
 
 With equal parts that is the mean over the joint batch, as released code takes it; the DANN paper sums the two means,
 so its :math:`\lambda` is half of ours. The discriminator sees both domains in one batch, which one with batch
-normalisation needs: a batch of one domain would tell it the answer. Logits are brought to float32 under autocast.
+normalisation needs: a batch of one domain would tell it the answer. A discriminator computes in the dtype of its
+weights, which the features must share; its logits are brought to float32, so losses are float32, or float64 if the
+logits are. NaN and infinity in the features never come out as a number that could be taken for a loss.
 """
 
 from __future__ import annotations
@@ -74,17 +76,6 @@ def dann_lambda(progress: float) -> float:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class _GradientReversal(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, lambda_: float | Tensor) -> Tensor:
-        ctx.lambda_ = lambda_
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return -ctx.lambda_ * grad, None
-
-
 def gradient_reversal(x: Tensor, lambda_: float | Tensor = 1.0) -> Tensor:
     r"""The identity, whose gradient is :math:`-\lambda` times the incoming one.
 
@@ -93,27 +84,41 @@ def gradient_reversal(x: Tensor, lambda_: float | Tensor = 1.0) -> Tensor:
     Parameters
     ----------
     x
-        Any tensor.
+        Any floating tensor.
     lambda_
         The coefficient, stated at every call: there is no counter that evaluation could advance or a checkpoint lose.
+        A number is checked; a tensor, which may live on a GPU, is not.
 
     Returns
     -------
     Tensor
-        ``x``, same shape.
+        Equal to ``x``, same shape and dtype. Entries that are not finite have gradient 0.
 
     Raises
     ------
     ValueError
-        If ``lambda_`` is a negative number or NaN: that would be no reversal.
+        If ``lambda_`` is a number that is negative or not finite, which would be no reversal, or a tensor of a shape
+        that does not fit, or if ``x`` is not floating.
 
     References
     ----------
     Ganin and Lempitsky, *Unsupervised Domain Adaptation by Backpropagation*, ICML 2015.
     """
-    if not isinstance(lambda_, Tensor) and not lambda_ >= 0:
-        raise ValueError(f"lambda_ must be at least 0, got {lambda_}: the sign is turned by the reversal itself")
-    return _GradientReversal.apply(x, lambda_)
+    if not x.is_floating_point():
+        raise ValueError(f"x must be floating point, got {x.dtype}: nothing else has a gradient")
+    if isinstance(lambda_, Tensor):
+        lambda_ = lambda_.detach().to(x.dtype)
+        if lambda_.dim() > x.dim() or any(
+            s not in (1, t) for s, t in zip(lambda_.shape[::-1], x.shape[::-1], strict=False)
+        ):
+            raise ValueError(f"lambda_ of shape {tuple(lambda_.shape)} does not fit x of shape {tuple(x.shape)}")
+    elif not 0 <= lambda_ < math.inf:
+        raise ValueError(
+            f"lambda_ must be at least 0 and finite, got {lambda_}: the sign is turned by the reversal itself"
+        )
+    # Of plain operations, so that every transform knows it: vmap, jvp, torch.compile, a second derivative.
+    value = x.detach()
+    return value + (x - value).nan_to_num() * -lambda_  # x + 0; a class ruled out by −∞ stays so
 
 
 class DomainDiscriminator(nn.Sequential):
@@ -166,6 +171,8 @@ class DomainDiscriminator(nn.Sequential):
 
 def _joint(source: Tensor, target: Tensor) -> Tensor:
     """The two parts as one batch, source rows first."""
+    if source.device != target.device:
+        raise ValueError(f"the source part is on {source.device} and the target part on {target.device}: move one")
     for name, part in (("source", source), ("target", target)):
         if part.dim() != 2 or part.shape[0] == 0:
             raise ValueError(f"the {name} part must have shape (n, d) with n at least 1, got {tuple(part.shape)}")
@@ -178,18 +185,25 @@ def _joint(source: Tensor, target: Tensor) -> Tensor:
     return torch.cat([source, target])
 
 
-def _full_precision(logits: Tensor) -> Tensor:
+def full_precision(logits: Tensor) -> Tensor:
     """Half-precision logits in float32; float32 and float64 as they are."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def negative_entropy(log_g: Tensor) -> Tensor:
+    """Per row, −H(g) = Σ g log g; a class of probability 0 adds 0 and has no gradient."""
+    return (log_g.exp() * log_g.clamp(min=torch.finfo(log_g.dtype).min)).sum(1)
+
+
 def _domain_logits(discriminator: Callable[[Tensor], Tensor], joint: Tensor, n_source: int) -> tuple[Tensor, Tensor]:
     """Logits of the source rows and of the target rows, from one pass of the joint batch."""
-    logits = _full_precision(discriminator(joint).reshape(-1))
-    if logits.shape[0] != joint.shape[0]:
+    logits = discriminator(joint)
+    if logits.numel() != len(joint) or logits.dim() < 1 or len(logits) != len(joint):
         raise ValueError(
-            f"the discriminator returned {logits.shape[0]} values for {joint.shape[0]} rows: it must end in one logit"
+            f"the discriminator returned {logits.numel()} values for {len(joint)} rows, shape {tuple(logits.shape)}: "
+            "it must end in one logit"
         )
+    logits = full_precision(logits.reshape(-1))
     return logits[:n_source], logits[n_source:]
 
 
@@ -370,7 +384,8 @@ class SoftLabelLoss(nn.Module):
 
     Shape
     -----
-    Logits ``(n, C)``, labels ``(n,)`` of integers; the loss is a scalar.
+    Logits ``(n, C)``, labels ``(n,)`` of integers; the loss is a scalar, float32 or better. Sums are taken in float32
+    also where the buffers are of half precision.
 
     References
     ----------
@@ -384,8 +399,8 @@ class SoftLabelLoss(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
         self.num_classes, self.temperature = num_classes, temperature
         self.register_buffer("soft_labels", torch.zeros(num_classes, num_classes))  # row k is l^(k)
         self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.long))
@@ -405,12 +420,14 @@ class SoftLabelLoss(nn.Module):
             If the shapes do not fit or a label is outside 0 … C−1.
         """
         self._check(logits_source, labels_source)
-        soft = self._log_softmax(logits_source).exp().to(self.soft_labels.dtype)  # (n, C)
-        sums = torch.zeros_like(self.soft_labels).index_add_(0, labels_source, soft)
+        means = full_precision(self.soft_labels)
+        soft = self._log_softmax(logits_source).exp().to(means.dtype)  # (n, C)
+        sums = torch.zeros_like(means).index_add_(0, labels_source, soft)
         added = torch.bincount(labels_source, minlength=self.num_classes)
         self.counts += added
         # A running mean, not a running sum: it keeps its precision over a large source domain.
-        self.soft_labels += (sums - added[:, None] * self.soft_labels) / self.counts.clamp(min=1)[:, None]
+        means = means + (sums - added[:, None] * means) / self.counts.clamp(min=1)[:, None]
+        self.soft_labels.copy_(means)
 
     def forward(self, logits_target: Tensor, labels_target: Tensor) -> Tensor:
         """Cross-entropy of labelled target predictions to the soft labels of their classes.
@@ -424,17 +441,20 @@ class SoftLabelLoss(nn.Module):
         if unseen := sorted(set(labels_target[self.counts[labels_target] == 0].tolist())):
             raise ValueError(f"there is no soft label for class {unseen[0]}: give its source images to update() first")
         soft = self.soft_labels[labels_target]  # (n, C)
-        return -(soft * self._log_softmax(logits_target)).sum(1).mean()
+        terms = (soft * self._log_softmax(logits_target)).masked_fill(soft == 0, 0.0)  # 0 · log 0 = 0
+        return -terms.sum(1).mean()
 
     def extra_repr(self) -> str:
         """Settings, for ``repr``."""
         return f"{self.num_classes}, temperature={self.temperature}"
 
     def _log_softmax(self, logits: Tensor) -> Tensor:
-        return F.log_softmax(_full_precision(logits) / self.temperature, dim=1)
+        return F.log_softmax(full_precision(logits) / self.temperature, dim=1)
 
     def _check(self, logits: Tensor, labels: Tensor) -> None:
         # The one place here where values are looked at: a wrong label would be silently another class, or stop the GPU.
+        if not logits.is_floating_point():
+            raise ValueError(f"logits must be floating point, got {logits.dtype}: convert them with .float()")
         if logits.dim() != 2 or logits.shape[1] != self.num_classes or len(logits) == 0:
             raise ValueError(f"logits must have shape (n, {self.num_classes}), n at least 1; got {tuple(logits.shape)}")
         if labels.shape != logits.shape[:1] or labels.dtype != torch.long:
@@ -504,7 +524,7 @@ class MultilinearMap(nn.Module):
         Raises
         ------
         ValueError
-            If a width is not the one this map was built for, or the numbers of rows differ.
+            If a width is not the one this map was built for, the numbers of rows differ, or one is not floating.
         """
         n = len(features)
         if features.shape != (n, self.in_features) or probabilities.shape != (n, self.num_classes):
@@ -512,6 +532,8 @@ class MultilinearMap(nn.Module):
                 f"this map takes features (n, {self.in_features}) and probabilities (n, {self.num_classes}), same n, "
                 f"got {tuple(features.shape)} and {tuple(probabilities.shape)}"
             )
+        if not (features.is_floating_point() and probabilities.is_floating_point()):
+            raise ValueError(f"this map takes floating rows, got {features.dtype} and {probabilities.dtype}")
         probabilities = probabilities.to(features.dtype)
         if self.randomized:
             product = (features @ self.random_features) * (probabilities @ self.random_classes)
@@ -591,7 +613,7 @@ class ConditionalDomainAdversarialLoss(nn.Module):
         """
         n_source = len(features_source)
         features = gradient_reversal(_joint(features_source, features_target), lambda_)  # (n_s + n_t, d)
-        logits = _full_precision(_joint(logits_source, logits_target))  # (n_s + n_t, C)
+        logits = full_precision(_joint(logits_source, logits_target))  # (n_s + n_t, C)
         if len(logits_source) != n_source:
             raise ValueError(f"there are {n_source} rows of source features but {len(logits_source)} of source logits")
 
@@ -610,7 +632,7 @@ class ConditionalDomainAdversarialLoss(nn.Module):
     def _weights(self, logits: Tensor, n_source: int) -> Tensor:
         """1 + exp(−H(g)) of each row, divided by a number that carries no gradient."""
         log_g = logits.log_softmax(1)
-        weights = 1 + torch.exp((log_g.exp() * log_g).sum(1))  # −H = Σ g log g
+        weights = 1 + torch.exp(negative_entropy(log_g))
         if self.weighting == "joint":
             return weights / weights.detach().mean()
         scale = torch.mean if self.weighting == "per-domain" else torch.max

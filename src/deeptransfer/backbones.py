@@ -136,6 +136,8 @@ def _with_head(
     standardize: nn.Module,
     generator: torch.Generator,
 ) -> Network:
+    if classes < 1 or bottleneck < 1:
+        raise ValueError(f"classes and bottleneck must be 1 or more, not {classes} and {bottleneck}")
     head = nn.Sequential(nn.Linear(width, bottleneck, bias=False), nn.BatchNorm1d(bottleneck))
     classifier = nn.Linear(bottleneck, classes)
     initialize(nn.ModuleList([head, classifier]), generator)

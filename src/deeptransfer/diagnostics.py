@@ -64,14 +64,19 @@ def proxy_a_distance(source_features: Rows, target_features: Rows, folds: int = 
     ProxyADistance
         ``mean`` over the folds, clipped to [0, 2], and ``std`` between them (not clipped).
 
+    Raises
+    ------
+    ValueError
+        If features are no rows of finite numbers of one width, or there are fewer of them than folds.
+
     References
     ----------
     Ben-David et al., *Analysis of Representations for Domain Adaptation*, NeurIPS 2006.
     """
     source, target = as_rows("source_features", source_features), as_rows("target_features", target_features)
-    rows, domain = _joint(source, target)
+    rows, domain = joint_rows(source, target)
     distances = []
-    for train, test in _folds(rows, domain, folds, seed):
+    for train, test in split_folds(rows, domain, folds, seed):
         classifier = linear_classifier(class_weight="balanced").fit(rows[train], domain[train])
         wrong = classifier.predict(rows[test]) != domain[test]
         error = (wrong[domain[test] == 1].mean() + wrong[domain[test] == 0].mean()) / 2
@@ -119,6 +124,12 @@ def ideal_joint_error(
     IdealJointError
         λ in [0, 2], and the two errors it is the sum of.
 
+    Raises
+    ------
+    ValueError
+        As :func:`proxy_a_distance`; for labels that are NaN or do not belong to the rows; where all the rows that the
+        head learns from have one label.
+
     References
     ----------
     Ben-David et al., *A Theory of Learning from Different Domains*, Machine Learning 2010.
@@ -127,11 +138,13 @@ def ideal_joint_error(
     for name, features, labels in (("source", source, source_labels), ("target", target, target_labels)):
         if np.shape(labels) != (len(features),):
             raise ValueError(f"{name}_labels must have shape ({len(features)},), got {tuple(np.shape(labels))}")
-    rows, domain = _joint(source, target)
-    labels = np.concatenate((_labels(source_labels), _labels(target_labels)))
+    rows, domain = joint_rows(source, target)
+    labels = np.concatenate((_labels("source_labels", source_labels), _labels("target_labels", target_labels)))
     share = np.where(domain == 1, len(rows) / (2 * len(source)), len(rows) / (2 * len(target)))
     errors = []
-    for train, test in _folds(rows, domain, folds, seed):
+    for train, test in split_folds(rows, domain, folds, seed):
+        if len(np.unique(labels[train])) == 1:
+            raise ValueError(f"a fold leaves only label {labels[train][0]} to learn from: λ needs two classes or more")
         head = linear_classifier().fit(rows[train], labels[train], logisticregression__sample_weight=share[train])
         wrong = head.predict(rows[test]) != labels[test]
         errors.append([wrong[domain[test] == 1].mean(), wrong[domain[test] == 0].mean()])
@@ -160,14 +173,27 @@ def tsne(*samples: Rows, perplexity: float = 30.0, seed: int = 0) -> tuple[np.nd
     tuple of ndarray
         One ``(n, 2)`` array per sample, in the order given.
 
+    Raises
+    ------
+    ValueError
+        If a sample is no rows of finite numbers, widths differ, all rows are equal or of an extreme scale, or the
+        perplexity does not fit.
+
     References
     ----------
     van der Maaten and Hinton, *Visualizing Data using t-SNE*, JMLR 2008.
     """
     arrays = [as_rows(f"sample {i}", sample) for i, sample in enumerate(samples)]
+    widths = sorted({array.shape[1] for array in arrays})
+    if len(widths) != 1 or widths[0] < 2:
+        raise ValueError(f"the samples must have one width, 2 or more, got {widths}")
     rows = np.concatenate(arrays)
-    if not perplexity < len(rows):
-        raise ValueError(f"perplexity {perplexity} must be less than the number of rows, {len(rows)}")
+    if not 0 < perplexity < len(rows):
+        raise ValueError(f"perplexity {perplexity} must be positive and less than the number of rows, {len(rows)}")
+    # scikit-learn holds squared distances in float32: beyond it they are 0 or infinite, and the process may crash.
+    spread = np.ptp(rows, axis=0).max()
+    if not 1e-15 < spread < 1e15:
+        raise ValueError(f"the widest column spreads over {spread:.3g}: rows must differ, at a scale of about 1")
     plane = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(rows)
     return tuple(np.split(plane, np.cumsum([len(array) for array in arrays])[:-1]))
 
@@ -181,7 +207,9 @@ class ChannelMoments(NamedTuple):
 
 def channel_moments(activations: Tensor) -> ChannelMoments:
     """Mean and (unbiased) variance of every channel of activations ``(N, C, ...)``, over all other dimensions."""
-    if activations.ndim < 2 or activations.numel() < 2 * activations.shape[1]:
+    if not activations.is_floating_point():
+        raise ValueError(f"activations must be floating, got {activations.dtype}: convert them with .float()")
+    if activations.ndim < 2 or activations.numel() < 2 * max(activations.shape[1], 1):
         raise ValueError(f"activations must be (N, C, ...), 2 values or more a channel, got {tuple(activations.shape)}")
     values = activations.detach().transpose(0, 1).flatten(1)  # (C, N·...)
     var, mean = torch.var_mean(values.float() if values.dtype in (torch.float16, torch.bfloat16) else values, dim=1)
@@ -212,8 +240,9 @@ def channel_distance(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor
     Wang et al., *Transferable Normalization: Towards Improving Transferability of Deep Neural Networks*, NeurIPS 2019.
     """
     (mean_s, var_s), (mean_t, var_t) = source, target
-    if mean_s.shape != mean_t.shape:
-        raise ValueError(f"source and target differ in shape: {tuple(mean_s.shape)} and {tuple(mean_t.shape)}")
+    shapes = [tuple(value.shape) for value in (mean_s, mean_t, var_s, var_t)]
+    if len(set(shapes)) > 1:
+        raise ValueError("source and target differ in shape: means {} and {}, variances {} and {}".format(*shapes))
     return (mean_s / (var_s + eps).sqrt() - mean_t / (var_t + eps).sqrt()).abs()
 
 
@@ -294,26 +323,32 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 def as_rows(name: str, features: Rows) -> np.ndarray:
     """Check features and hand them over as a float64 array ``(n, D)``, for scikit-learn."""
+    if np.iscomplexobj(features) if not isinstance(features, Tensor) else features.is_complex():
+        raise ValueError(f"{name} must be real, got {features.dtype}")
     array = features.detach().cpu().double().numpy() if isinstance(features, Tensor) else np.asarray(features, float)
-    if array.ndim != 2 or len(array) == 0:
+    if array.ndim != 2 or array.size == 0:
         raise ValueError(f"{name} must have shape (rows, width) with rows, got {array.shape}: flatten it first")
-    if not np.isfinite(array).all():
+    if not (np.abs(array) < 1e150).all():  # NaN is not, either
+        raise ValueError(f"{name} holds values that are not finite, or whose squares would not be")
+    return array
+
+
+def _labels(name: str, labels: Rows) -> np.ndarray:
+    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{name} holds values that are not finite")
     return array
 
 
-def _labels(labels: Rows) -> np.ndarray:
-    return labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-
-
-def _joint(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def joint_rows(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All rows and their domain, source 1 and target 0."""
     if source.shape[1] != target.shape[1]:
         raise ValueError(f"source and target must have one width, got {source.shape[1]} and {target.shape[1]}")
     return np.concatenate((source, target)), np.repeat([1, 0], [len(source), len(target)])
 
 
-def _folds(rows: np.ndarray, domain: np.ndarray, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def split_folds(rows: np.ndarray, domain: np.ndarray, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Training and test rows of each fold, stratified by domain."""
     fewest = min((domain == 1).sum(), (domain == 0).sum())
     if not 2 <= folds <= fewest:
         raise ValueError(f"folds must be between 2 and the rows of the smaller domain, {fewest}, got {folds}")

@@ -6,13 +6,19 @@ may differ. The kernels are Gaussian, :math:`k(a, b) = e^{-\lVert a - b\rVert^2 
 of DAN and JAN *sums* five kernels: a trade-off λ of theirs is ours divided by five).
 
 Distances and kernels are computed in float32 or better, also under autocast, from one Gram matrix: no ``(n, m, d)``
-tensor is ever built.
+tensor is ever built. Results are float32, or float64 if an input is; a gradient has its input's dtype. Rows are first
+brought to a unit, a power of two, in which no distance leaves the format, so very small and very large features lose
+nothing.
+
+What can be checked without a look at values raises ValueError. Values may live on a GPU, and a look would wait for it:
+NaN and infinity in a sample come out as NaN, and so does a tensor of bandwidths or weights that does not fit.
+Functions that end in Python numbers or NumPy (:func:`mmd_test`, :func:`optimal_kernel_weights`) raise instead.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,17 +78,15 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
     Raises
     ------
     ValueError
-        If a sample is empty, not two-dimensional or not floating, or the widths differ.
+        If a sample is empty, not two-dimensional or not floating, or widths or devices differ.
     """
     if y is None:
         _check_samples(1, x=x)
-        return _within(_full_precision(x))
+        z, unit = _prepared(x)
+        return _within(z) * unit * unit
     _check_samples(1, x=x, y=y)
-    z = _full_precision(x, y)
-    with torch.autocast(z.device.type, enabled=False):
-        x, y = _centred(z).split((len(x), len(y)))
-        norms = x.square().sum(1)[:, None] + y.square().sum(1)
-        return torch.addmm(norms, x, y.T, alpha=-2).clamp(min=0)
+    d2, unit = _between(x, y)
+    return d2 * unit * unit
 
 
 def mean_squared_distance(*samples: Tensor) -> Tensor:
@@ -103,11 +107,9 @@ def mean_squared_distance(*samples: Tensor) -> Tensor:
     Tensor
         Shape ``()``, detached.
     """
-    _check_samples(1, **{f"sample {i}": sample for i, sample in enumerate(samples)})
-    z = _full_precision(*samples)
-    if len(z) < 2:
-        raise ValueError("a distance needs two rows, got 1")
-    return _mean_squared_distance(z)
+    z, unit = _prepared(*_pairable(samples))
+    spread = _spread(z)
+    return torch.where(spread == 0, torch.ones_like(spread), spread * unit * unit)
 
 
 def median_squared_distance(*samples: Tensor) -> Tensor:
@@ -130,13 +132,10 @@ def median_squared_distance(*samples: Tensor) -> Tensor:
     ----------
     Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012, section 8.
     """
-    _check_samples(1, **{f"sample {i}": sample for i, sample in enumerate(samples)})
-    z = _full_precision(*samples).detach()
-    if len(z) < 2:
-        raise ValueError("a distance needs two rows, got 1")
+    z, unit = _prepared(*(sample.detach() for sample in _pairable(samples)))
     rows, columns = torch.triu_indices(len(z), len(z), offset=1, device=z.device)
     median = _within(z)[rows, columns].median()
-    return torch.where(median == 0, torch.ones_like(median), median)
+    return torch.where(median == 0, torch.ones_like(median), median * unit * unit)
 
 
 # --------------------------------------------------------------------------------------------------------- kernels
@@ -152,7 +151,8 @@ def gaussian_kernel(x: Tensor, y: Tensor, sigma2: float | Tensor) -> Tensor:
     x, y
         Rows, shapes ``(n, d)`` and ``(m, d)``.
     sigma2
-        The bandwidth σ², positive (a number is checked, a tensor is not: it may live on a GPU).
+        The bandwidth σ², positive and finite. A number that is not raises; a tensor that is not, and may live on a GPU,
+        gives NaN.
 
     Returns
     -------
@@ -160,7 +160,9 @@ def gaussian_kernel(x: Tensor, y: Tensor, sigma2: float | Tensor) -> Tensor:
         Shape ``(n, m)``, entries in [0, 1].
     """
     (bandwidth,) = _as_bandwidths(sigma2)
-    return torch.exp(squared_distances(x, y) * (-0.5 / bandwidth))
+    _check_samples(1, x=x, y=y)
+    d2, unit = _between(x, y)
+    return torch.exp(d2 * _exponent(bandwidth, unit))
 
 
 class GaussianKernels(nn.Module):
@@ -195,20 +197,24 @@ class GaussianKernels(nn.Module):
         self.multipliers = tuple(_as_bandwidths(multipliers, "multipliers"))
         self.sigma2 = None if sigma2 is None else tuple(_as_bandwidths(sigma2))
         count = len(self.multipliers if self.sigma2 is None else self.sigma2)
-        self.register_buffer("weights", _as_weights(weights, count).float())
+        beta = _as_weights(weights, count)
+        if isinstance(weights, Tensor) and not beta.isfinite().all():
+            raise ValueError(f"weights must not be negative and sum to 1, got {weights.tolist()}")
+        self.register_buffer("weights", beta.float())
 
     def forward(self, z: Tensor) -> Tensor:
-        """Kernel matrix ``(N, N)`` of the rows of ``z``, shape ``(N, d)``."""
-        z = _full_precision(z)
+        """Kernel matrix ``(N, N)`` of the rows of ``z``, shape ``(N, d)``; two rows or more without fixed bandwidths."""
+        _check_samples(2 if self.sigma2 is None else 1, z=z)
+        z, unit = _prepared(z)
         # Normalised once more, because a buffer may have been cast: kernels of equal rows are 1 in any format.
         weights = self.weights.to(z.dtype)
-        return _mixture(z, self._bandwidths(z), weights / weights.sum())
+        return _mixture(z, self._exponents(z, unit), weights / weights.sum())
 
-    def _bandwidths(self, z: Tensor) -> Sequence[float | Tensor]:
+    def _exponents(self, z: Tensor, unit: Tensor) -> list[Tensor]:
         if self.sigma2 is not None:
-            return self.sigma2
-        half_spread = _mean_squared_distance(z) / 2
-        return [multiplier * half_spread for multiplier in self.multipliers]
+            return [_exponent(sigma2, unit) for sigma2 in self.sigma2]
+        half_spread = _half_spread(z)
+        return [-0.5 / (multiplier * half_spread) for multiplier in self.multipliers]
 
     def extra_repr(self) -> str:
         family = f"multipliers={self.multipliers}" if self.sigma2 is None else f"sigma2={self.sigma2}"
@@ -253,15 +259,17 @@ def mmd2(
     Raises
     ------
     ValueError
-        For samples without enough rows, of different widths or not floating; for σ² ≤ 0; for weights that do not fit.
+        For samples without enough rows, of different widths or devices, or not floating; for σ² ≤ 0; for weights that
+        do not fit.
 
     References
     ----------
     Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012.
     """
     _check_samples(_least_rows(estimator), x=x, y=y)
-    z = _full_precision(x, y)
-    return _mmd2(_pooled_kernel(z, sigma2, weights), len(x), estimator)
+    z, unit = _prepared(x, y)
+    exponents = _exponents(z, unit, sigma2)
+    return _mmd2(_mixture(z, exponents, _as_weights(weights, len(exponents)).to(z)), len(x), estimator)
 
 
 class MultiKernelMMD(nn.Module):
@@ -406,7 +414,9 @@ def linear_mmd2(x: Tensor, y: Tensor, normalization: Literal["none", "width", "s
     if normalization == "width":
         return distance / z.shape[1]
     if normalization == "spread":
-        return distance / _mean_squared_distance(z)
+        z = z / _unit(z)
+        distance = (z[: len(x)].mean(0) - z[len(x) :].mean(0)).square().sum()
+        return distance / (2 * _half_spread(_centred(z)))
     raise ValueError(f"normalization must be 'none', 'width' or 'spread', got {normalization!r}")
 
 
@@ -445,9 +455,9 @@ def linear_time_mmd2(
     Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012, section 6; Long et al., ICML 2015, equation 6.
     """
     _check_samples(2, x=x, y=y)
-    bandwidths = _as_bandwidths(_half_spread(x, y) if sigma2 is None else sigma2)
-    means = _quadruples(x, y, bandwidths).mean(0)  # (kernels,)
-    return means @ _as_weights(weights, len(bandwidths)).to(means)
+    means = _quadruples(x, y, sigma2).mean(0)  # (kernels,)
+    with _autocast_off(means):
+        return means @ _as_weights(weights, len(means)).to(means)
 
 
 def optimal_kernel_weights(x: Tensor, y: Tensor, sigma2: Sequence[float | Tensor], ridge: float = 1e-4) -> Tensor:
@@ -480,10 +490,10 @@ def optimal_kernel_weights(x: Tensor, y: Tensor, sigma2: Sequence[float | Tensor
     Gretton et al., *Optimal Kernel Choice for Large-Scale Two-Sample Tests*, NeurIPS 2012.
     """
     _check_samples(4, x=x, y=y)
-    if ridge <= 0:
+    if not 0 < ridge < math.inf:
         raise ValueError(f"ridge must be positive, got {ridge}")
     with torch.no_grad():
-        h = _quadruples(x, y, _as_bandwidths(sigma2)).double().cpu().numpy()  # (quadruples, kernels)
+        h = _quadruples(x, y, sigma2).double().cpu().numpy()  # (quadruples, kernels)
     if not np.isfinite(h).all():
         raise ValueError("x, y or sigma2 hold values that are not finite: clean them before learning kernel weights")
     d = h.mean(0)
@@ -493,8 +503,9 @@ def optimal_kernel_weights(x: Tensor, y: Tensor, sigma2: Sequence[float | Tensor
         beta[np.argmax(d / np.sqrt(np.diag(Q)))] = 1.0
     else:
         # βᵀ(Q+ξI)β − 2dᵀβ = ‖Lᵀβ − L⁻¹d‖² + constant; its minimiser over β ≥ 0 is the solution up to scale.
+        # nnls takes what is small beside Q for zero: the largest d goes in near 1, by a power of two.
         L = np.linalg.cholesky(Q)
-        beta, _ = nnls(L.T, np.linalg.solve(L, d))
+        beta, _ = nnls(L.T, np.linalg.solve(L, np.ldexp(d, -np.frexp(d.max())[1])))
         beta /= beta.sum()
     return torch.from_numpy(beta)
 
@@ -547,7 +558,8 @@ def mmd_test(
     Raises
     ------
     ValueError
-        As :func:`mmd2`, and for NaN in a sample: a test of NaN would look like a result.
+        As :func:`mmd2`, and for NaN or infinity in a sample, in σ² or in the weights: a test of them would look like a
+        result.
 
     References
     ----------
@@ -558,9 +570,14 @@ def mmd_test(
         raise ValueError(f"permutations must be 1 or more, got {permutations}")
     n, m = len(x), len(y)
     z = torch.cat((x, y)).detach().double()
-    if z.isnan().any():
-        raise ValueError("x or y holds NaN: remove those rows before testing")
-    k = _pooled_kernel(z, sigma2, weights)
+    if not z.isfinite().all():
+        raise ValueError("x or y holds NaN or infinity: remove those rows before testing")
+    z, unit = _prepared(z)
+    exponents = _exponents(z, unit, sigma2)
+    # k − 1 in place of k: a constant cancels in every T, and a wide kernel has its digits in the difference.
+    k = _mixture(z, exponents, _as_weights(weights, len(exponents)).to(z), torch.expm1)
+    if not k.isfinite().all():
+        raise ValueError("sigma2 must be positive and finite, and weights not negative with sum 1")
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(permutations, n + m, generator=generator).argsort(1).to(z.device)
     order = torch.cat((torch.arange(n + m, device=z.device)[None], order))  # row 0: the observed assignment
@@ -568,13 +585,13 @@ def mmd_test(
     xx = (in_x @ k * in_x).sum(1)  # (B + 1,) sums over the pairs within the first sample
     xy = in_x @ k.sum(1) - xx
     yy = k.sum() - xx - 2 * xy
-    if estimator == "biased":
-        values = xx / n**2 + yy / m**2 - 2 * xy / (n * m)
-    else:  # a kernel of a row with itself is 1
-        values = (xx - n) / (n * (n - 1)) + (yy - m) / (m * (m - 1)) - 2 * xy / (n * m)
+    of_x, of_y = (n**2, m**2) if estimator == "biased" else (n * (n - 1), m * (m - 1))  # k − 1 is 0 on the diagonal
+    values = xx / of_x + yy / of_y - 2 * xy / (n * m)
     statistic, null = values[0].item(), values[1:]
-    # In small samples a permutation often is the observed split again: a tie that rounding must not break.
-    p_value = (1 + int((null >= statistic - 1e-12).sum())) / (1 + permutations)
+    # In small samples a permutation often is the observed split again: a tie that rounding must not break. Rounding
+    # grows with the sums of entries that a value is made of, whatever the scale of the kernel.
+    rounding = (n + m) * torch.finfo(k.dtype).eps * k.abs().sum().item() / min(of_x, of_y)
+    p_value = (1 + int((null >= statistic - rounding).sum())) / (1 + permutations)
     return MMDTest(statistic, p_value, null.cpu())
 
 
@@ -600,9 +617,11 @@ def witness(points: Tensor, x: Tensor, y: Tensor, sigma2: Bandwidths) -> Tensor:
         Shape ``(q,)``.
     """
     _check_samples(1, points=points, x=x, y=y)
-    to_x, to_y = squared_distances(points, torch.cat((x, y))).split((len(x), len(y)), dim=1)
+    d2, unit = _between(points, torch.cat((x, y)))
+    to_x, to_y = d2.split((len(x), len(y)), dim=1)
     values = [
-        torch.exp(to_x * (-0.5 / s)).mean(1) - torch.exp(to_y * (-0.5 / s)).mean(1) for s in _as_bandwidths(sigma2)
+        torch.exp(to_x * c).mean(1) - torch.exp(to_y * c).mean(1)
+        for c in (_exponent(s, unit) for s in _as_bandwidths(sigma2))
     ]
     return torch.stack(values).mean(0)
 
@@ -613,9 +632,10 @@ def witness(points: Tensor, x: Tensor, y: Tensor, sigma2: Bandwidths) -> Tensor:
 class _SquaredDistances(torch.autograd.Function):
     """Squared distances within ``z`` ``(N, d)``, with one matrix product backward where autograd's own takes two."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(z: Tensor) -> Tensor:
-        z = _centred(z)
         gram = z @ z.T
         norms = gram.diagonal()  # not z.square().sum(1): so d²_ii is exactly 0
         return torch.sub(norms[:, None] + norms, gram, alpha=2).clamp_(min=0)
@@ -623,47 +643,110 @@ class _SquaredDistances(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (z,) = ctx.saved_tensors
-        z = _centred(z)
         pairs = gradient + gradient.T  # each pair occurs twice; ∂‖a − b‖²/∂a = 2(a − b)
-        return 2 * (pairs.sum(1, keepdim=True) * z - pairs @ z)
+        with _autocast_off(z):  # a backward may be called where autocast is on
+            return 2 * (pairs.sum(1, keepdim=True) * z - pairs @ z)
+
+
+class _SquaredDistancesWithForwardMode(_SquaredDistances):
+    """The same with its directional derivative, for ``torch.func.jvp``; ``torch.compile`` refuses what has one."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors
+        with _autocast_off(z):
+            cross = z @ tangent.T
+            own = cross.diagonal()
+            return 2 * (own[:, None] + own - cross - cross.T)  # 2 (z_i − z_j)ᵀ(ż_i − ż_j)
 
 
 def _within(z: Tensor) -> Tensor:
-    with torch.autocast(z.device.type, enabled=False):
-        return _SquaredDistances.apply(z)
+    """Squared distances within prepared rows."""
+    function = _SquaredDistances if torch.compiler.is_compiling() else _SquaredDistancesWithForwardMode
+    with _autocast_off(z):
+        return function.apply(z)
 
 
-def _mean_squared_distance(z: Tensor) -> Tensor:
-    spread = _centred(z.detach()).square().sum() * (2 / (len(z) - 1))
-    # The margin keeps the reciprocals of bandwidths finite; NaN compares as false and stays.
-    return torch.where(spread < 16 * torch.finfo(z.dtype).tiny, torch.ones_like(spread), spread)
+def _between(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances between the rows of two samples, in the square of a unit, and that unit."""
+    z, unit = _prepared(x, y)
+    with _autocast_off(z):
+        x, y = z.split((len(x), len(y)))
+        norms = x.square().sum(1)[:, None] + y.square().sum(1)
+        return torch.addmm(norms, x, y.T, alpha=-2).clamp(min=0), unit
+
+
+def _prepared(*samples: Tensor) -> tuple[Tensor, Tensor]:
+    """The samples below each other less their mean, in a unit in which their entries are about 1, and that unit.
+
+    No distance depends on the mean, so it is held fixed in the gradient.
+    """
+    z = _full_precision(*samples)
+    z = z - _centre(z.detach())
+    unit = _unit(z)
+    return z.div_(unit), unit
+
+
+def _unit(z: Tensor) -> Tensor:
+    """The power of two at the largest entry: to divide by it changes no digit. Infinite where there is NaN or infinity."""
+    low, high = z.detach().aminmax()
+    largest = torch.maximum(high, -low)
+    integer, exponent = (torch.int64, 0x7FF << 52) if z.dtype == torch.float64 else (torch.int32, 0xFF << 23)
+    return (largest.view(integer) & exponent).view(z.dtype).clamp(min=torch.finfo(z.dtype).tiny)
+
+
+def _centre(z: Tensor) -> Tensor:
+    """The mean row but for rounding, and exactly the row where all rows are equal."""
+    return z[0] + (z - z[0]).mean(0)
 
 
 def _centred(z: Tensor) -> Tensor:
-    """``z`` less a centre that is the mean but for rounding, and exactly the row where all rows are equal."""
-    return z - (z[0] + (z - z[0]).mean(0))
+    return z - _centre(z)
 
 
-def _half_spread(*samples: Tensor) -> Tensor:
-    return _mean_squared_distance(_full_precision(*samples)) / 2
+def _spread(z: Tensor) -> Tensor:
+    """Mean squared distance of prepared rows, detached."""
+    return z.detach().square().sum() * (2 / (len(z) - 1))
 
 
-def _mixture(z: Tensor, bandwidths: Sequence[float | Tensor], weights: Tensor) -> Tensor:
+def _half_spread(z: Tensor) -> Tensor:
+    """Half of it, the default σ²; without any spread as if it were 1."""
+    spread = _spread(z)
+    return torch.where(spread == 0, torch.ones_like(spread), spread) / 2
+
+
+def _exponent(sigma2: float | Tensor, unit: Tensor) -> Tensor:
+    """−1/(2σ²), for squared distances in the square of ``unit``; NaN for a tensor that is no bandwidth."""
+    if isinstance(sigma2, Tensor):
+        value = (unit / sigma2 * unit * -0.5).to(unit.dtype)
+        value = torch.where((sigma2 > 0) & sigma2.isfinite(), value, torch.full_like(value, math.nan))
+    else:
+        fraction, power = math.frexp(-0.5 / sigma2)  # which may lie outside the format where the result does not
+        value = (unit * 2.0 ** (power // 2)).square() * (fraction * 2.0 ** (power % 2))
+    return value.clamp(min=torch.finfo(value.dtype).min)  # −∞ · 0 on the diagonal would be NaN
+
+
+def _exponents(z: Tensor, unit: Tensor, sigma2: Bandwidths | None) -> list[Tensor]:
+    """Of all kernels on prepared rows; the default bandwidth where none is given."""
+    if sigma2 is None:
+        return [-0.5 / _half_spread(z)]
+    return [_exponent(value, unit) for value in _as_bandwidths(sigma2)]
+
+
+def _mixture(
+    z: Tensor, exponents: Sequence[Tensor], weights: Tensor, function: Callable[[Tensor], Tensor] = torch.exp
+) -> Tensor:
     """Weighted sum of Gaussian kernels on one distance matrix, ``(N, N)``."""
     d2 = _within(z)
     k = torch.zeros((), dtype=d2.dtype, device=d2.device)
-    for weight, sigma2 in zip(weights, bandwidths, strict=True):
-        k = torch.addcmul(k, weight, torch.exp(d2 * (-0.5 / sigma2)))
+    for weight, exponent in zip(weights, exponents, strict=True):
+        k = torch.addcmul(k, weight, function(d2 * exponent))
     return k
-
-
-def _pooled_kernel(z: Tensor, sigma2: Bandwidths | None, weights: Sequence[float] | Tensor | None) -> Tensor:
-    bandwidths = _as_bandwidths(_half_spread(z) if sigma2 is None else sigma2)
-    return _mixture(z, bandwidths, _as_weights(weights, len(bandwidths)).to(z))
 
 
 def _mmd2(k: Tensor, n: int, estimator: Estimator) -> Tensor:
@@ -677,15 +760,23 @@ def _mmd2(k: Tensor, n: int, estimator: Estimator) -> Tensor:
     return (xx - diagonal[:n].sum()) / (n * (n - 1)) + (yy - diagonal[n:].sum()) / (m * (m - 1)) - 2 * xy / (n * m)
 
 
-def _quadruples(x: Tensor, y: Tensor, bandwidths: Sequence[float | Tensor]) -> Tensor:
+def _quadruples(x: Tensor, y: Tensor, sigma2: Bandwidths | None) -> Tensor:
     """The terms h of the linear-time statistic, ``(⌊min(n, m)/2⌋, kernels)``."""
     rows = min(len(x), len(y)) // 2 * 2
-    x, y = _full_precision(x[:rows]), _full_precision(y[:rows])
-    x1, x2, y1, y2 = x[::2], x[1::2], y[::2], y[1::2]
-    d2 = [(a - b).square().sum(1) for a, b in ((x1, x2), (y1, y2), (x1, y2), (x2, y1))]
+    xs, ys = _full_precision(x[:rows]), _full_precision(y[:rows])
+    if sigma2 is None:
+        z, unit = _prepared(x.detach(), y.detach())
+        exponents = [-0.5 / _half_spread(z)]
+        del z
+    else:
+        ends = torch.stack([end for z in (xs.detach(), ys.detach()) for end in (z.amin(0), z.amax(0))])
+        unit = _unit(ends.amax(0) - ends.amin(0))  # not of the rows themselves: a column's mean is in no difference
+        exponents = [_exponent(value, unit) for value in _as_bandwidths(sigma2)]
+    x1, x2, y1, y2 = xs[::2], xs[1::2], ys[::2], ys[1::2]
+    d2 = [(a - b).div_(unit).square().sum(1) for a, b in ((x1, x2), (y1, y2), (x1, y2), (x2, y1))]
     terms = []
-    for sigma2 in bandwidths:
-        xx, yy, xy, yx = (torch.exp(d * (-0.5 / sigma2)) for d in d2)
+    for exponent in exponents:
+        xx, yy, xy, yx = (torch.exp(d * exponent) for d in d2)
         terms.append(xx + yy - xy - yx)
     return torch.stack(terms, dim=1)
 
@@ -693,7 +784,11 @@ def _quadruples(x: Tensor, y: Tensor, bandwidths: Sequence[float | Tensor]) -> T
 def _full_precision(*samples: Tensor) -> Tensor:
     """The samples below each other, float32 at least: a difference of squares has no digits to spare."""
     z = samples[0] if len(samples) == 1 else torch.cat(samples)
-    return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+    return z.float() if z.dtype.itemsize < 4 else z
+
+
+def _autocast_off(z: Tensor) -> torch.autocast:
+    return torch.autocast(z.device.type, enabled=False)
 
 
 def _least_rows(estimator: str) -> int:
@@ -710,16 +805,30 @@ def _check_samples(least: int, **samples: Tensor) -> None:
             raise ValueError(f"{name} must be floating, got {sample.dtype}: convert it with .float()")
         if len(sample) < least:
             raise ValueError(f"{name} must have {least} rows or more, got {len(sample)}")
+        if sample.shape[1] < 1:
+            raise ValueError(f"{name} must have one column or more, got {tuple(sample.shape)}")
     widths = {name: sample.shape[1] for name, sample in samples.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"the samples must have one width, got {widths}")
+    devices = {name: str(sample.device) for name, sample in samples.items()}
+    if len(set(devices.values())) > 1:
+        raise ValueError(f"the samples must be on one device, got {devices}")
+
+
+def _pairable(samples: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The samples, checked: two rows or more in all."""
+    _check_samples(1, **{f"sample {i}": sample for i, sample in enumerate(samples)})
+    if sum(len(sample) for sample in samples) < 2:
+        raise ValueError(f"a distance needs two rows, got {sum(len(sample) for sample in samples)}")
+    return samples
 
 
 def _as_bandwidths(sigma2: Bandwidths, name: str = "sigma2") -> list[float | Tensor]:
     """One or several bandwidths as a list; numbers are checked, tensors are not (they may live on a GPU)."""
     if isinstance(sigma2, Tensor):
-        return list(sigma2.reshape(-1))
-    bandwidths: list[float | Tensor] = list(sigma2) if isinstance(sigma2, Sequence) else [sigma2]
+        bandwidths: list[float | Tensor] = list(sigma2.reshape(-1))
+    else:
+        bandwidths = list(sigma2) if isinstance(sigma2, Sequence) else np.ravel(sigma2).tolist()
     if not bandwidths:
         raise ValueError(f"{name} is empty: give one value or more")
     for value in bandwidths:
@@ -729,14 +838,17 @@ def _as_bandwidths(sigma2: Bandwidths, name: str = "sigma2") -> list[float | Ten
 
 
 def _as_weights(weights: Sequence[float] | Tensor | None, count: int) -> Tensor:
+    """The β as a tensor; a tensor of them that is no convex combination becomes NaN (it may live on a GPU)."""
     if weights is None:
         return torch.full((count,), 1 / count, dtype=torch.float64)
     if isinstance(weights, Tensor):
         if weights.shape != (count,):
             raise ValueError(f"weights must have shape ({count},), one per kernel, got {tuple(weights.shape)}")
-        return weights
+        rounding = max(1e-6, count * torch.finfo(weights.dtype).eps) if weights.is_floating_point() else 0
+        fits = (weights >= 0).all() & ((weights.sum() - 1).abs() <= rounding)
+        return torch.where(fits, weights, math.nan)
     if len(weights) != count:
         raise ValueError(f"weights must have {count} values, one per kernel, got {len(weights)}")
-    if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+    if not (min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6):
         raise ValueError(f"weights must not be negative and sum to 1, got {list(weights)}: divide them by their sum")
     return torch.tensor(list(weights), dtype=torch.float64)

@@ -44,14 +44,19 @@ class Standardize(nn.Module):
 
     def __init__(self, mean: Iterable[float], std: Iterable[float]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
+        mean, std = list(mean), list(std)
+        if not mean or len(mean) != len(std) or not all(value > 0 for value in std):
+            raise ValueError(f"a mean and a positive std for each channel are needed, not {mean} and {std}")
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] not in (1, len(self.mean)):
             raise ValueError(
                 f"the network reads images (n, {len(self.mean)}, H, W), or (n, 1, H, W) repeated, not {tuple(x.shape)}"
             )
+        if not x.is_floating_point():
+            raise ValueError(f"the network reads images in [0, 1], not {x.dtype}: divide bytes by 255")
         return (x - self.mean) / self.std
 
     def extra_repr(self) -> str:
@@ -175,8 +180,12 @@ def small_cnn(
     Raises
     ------
     ValueError
-        If the image is too small for that many poolings, or there is no hidden layer.
+        If the image is too small for that many poolings, there is no hidden layer, or a number is not positive.
     """
+    if min(classes, channels, *widths, *hidden) < 1:
+        raise ValueError(
+            f"classes, channels and widths must be 1 or more, not {classes}, {channels}, {widths}, {hidden}"
+        )
     side = size >> len(widths)
     if side < 1:
         raise ValueError(f"an image of {size} × {size} pixels can't be halved {len(widths)} times: use fewer blocks")

@@ -4,7 +4,8 @@ All share one signature, ``objective(network, batch, progress) -> dict of losses
 source and target rows together, so that the normalisation layers of the network, whatever they are, know both domains.
 An objective and a normalisation can therefore be combined freely. The losses come weighted: their sum is minimised.
 
-A method is its :meth:`Objective.terms`; ``progress`` in [0, 1] is the only clock.
+A method is its :meth:`Objective.terms`; ``progress`` in [0, 1] is the only clock. Losses are float32 or better, also of
+a network in half precision.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from deeptransfer.adversarial import (
     MultilinearMap,
     SoftLabelLoss,
     dann_lambda,
+    full_precision,
     gradient_reversal,
+    negative_entropy,
 )
 from deeptransfer.discrepancy import JointMMD, MultiKernelMMD, linear_mmd2, mmd2
 from deeptransfer.domains import Batch
@@ -100,7 +103,7 @@ class Objective(nn.Module):
 
     def __init__(self, weight: float = 1.0, schedule: Schedule = constant) -> None:
         super().__init__()
-        if not weight >= 0:
+        if not 0 <= weight < float("inf"):
             raise ValueError(f"weight must be 0 or more, not {weight}")
         self.weight, self.schedule = weight, schedule
 
@@ -124,7 +127,7 @@ class Objective(nn.Module):
         logits, labels = source.logits, batch.ys
         if passed.labelled is not None and batch.yl is not None:
             logits, labels = torch.cat([logits, passed.labelled.logits]), torch.cat([labels, batch.yl])
-        losses = {"classification": F.cross_entropy(logits, labels)}
+        losses = {"classification": F.cross_entropy(full_precision(logits), labels)}
         return losses | self.terms(passed, batch, progress)
 
     def strength(self, progress: float) -> float:
@@ -152,7 +155,7 @@ class SourceOnly(Objective):
 
     def forward(self, network: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         with use_domain(network, "source"):
-            return {"classification": F.cross_entropy(network(batch.xs).logits, batch.ys)}
+            return {"classification": F.cross_entropy(full_precision(network(batch.xs).logits), batch.ys)}
 
 
 # -------------------------------------------------------------------------------------------- matching distributions
@@ -550,8 +553,8 @@ class EntropyMinimization(Objective):
         super().__init__(weight, schedule)
 
     def terms(self, passed: Passed, batch: Batch, progress: float) -> dict[str, Tensor]:
-        log_g = passed.target.logits.log_softmax(1)
-        return {"entropy": self.strength(progress) * -(log_g.exp() * log_g).sum(1).mean()}
+        log_g = full_precision(passed.target.logits).log_softmax(1)
+        return {"entropy": self.strength(progress) * -negative_entropy(log_g).mean()}
 
 
 class PseudoLabels(Objective):
@@ -578,7 +581,7 @@ class PseudoLabels(Objective):
         self.threshold = threshold
 
     def terms(self, passed: Passed, batch: Batch, progress: float) -> dict[str, Tensor]:
-        logits = passed.target.logits
+        logits = full_precision(passed.target.logits)
         confidence, labels = logits.detach().softmax(1).max(1)
         losses = F.cross_entropy(logits, labels, reduction="none")
         return {"pseudo_labels": self.strength(progress) * (losses * (confidence >= self.threshold)).mean()}
@@ -602,10 +605,8 @@ class MEC(Objective):
     def terms(self, passed: Passed, batch: Batch, progress: float) -> dict[str, Tensor]:
         if passed.second_view is None:
             raise ValueError("MEC compares two views of each target image: give DomainPair views=2")
-        return {
-            "consensus": self.strength(progress)
-            * min_entropy_consensus(passed.target.logits, passed.second_view.logits)
-        }
+        first, second = (full_precision(output.logits) for output in (passed.target, passed.second_view))
+        return {"consensus": self.strength(progress) * min_entropy_consensus(first, second)}
 
 
 class LossModule(nn.Module):

@@ -11,11 +11,11 @@ import math
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import cross_val_predict
 from torch import Tensor
 from torch.nn import functional as F
 
-from deeptransfer.diagnostics import as_rows, linear_classifier
+from deeptransfer.diagnostics import as_rows, joint_rows, linear_classifier, split_folds
 
 __all__ = [
     "entropy",
@@ -106,12 +106,14 @@ def soft_neighborhood_density(logits: Tensor, temperature: float = 0.05) -> floa
     Saito et al., *Tune it the Right Way: Unsupervised Validation of Domain Adaptation via Soft Neighborhood Density*,
     ICCV 2021.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
     p = F.normalize(_log_probabilities(logits).exp(), dim=1)
     if len(p) < 3:
         raise ValueError(f"a neighbourhood needs 3 rows or more, got {len(p)}")
     similarity = p @ p.T / temperature
+    if not similarity.isfinite().all():
+        raise ValueError(f"temperature {temperature} is too small: similarities divided by it are not finite")
     n = len(p)
     others = similarity[~torch.eye(n, dtype=torch.bool)].view(n, n - 1)
     return _entropy(others.log_softmax(1)).mean().item()
@@ -150,7 +152,7 @@ def reverse_validation(
     _check_rows(source_features=source_features, source_labels=source_labels)
     _check_rows(target_logits=target_logits, target_features=target_features)
     pseudo = _log_probabilities(target_logits).argmax(1).numpy()
-    labels = source_labels.cpu().numpy()
+    labels = _classes("source_labels", source_labels, target_logits.shape[1]).numpy()
     if len(np.unique(pseudo)) == 1:  # nothing to learn: the classifier is this constant
         return float(np.mean(labels == pseudo[0]))
     reverse = linear_classifier().fit(as_rows("target_features", target_features), pseudo)
@@ -199,11 +201,13 @@ def importance_weighted_risk(
     """
     _check_rows(source_logits=source_logits, source_labels=source_labels, source_features=source_features)
     log_p = _log_probabilities(source_logits)
-    losses = F.nll_loss(log_p, source_labels.cpu().long(), reduction="none").numpy()
+    labels = _classes("source_labels", source_labels, log_p.shape[1])
+    losses = F.nll_loss(log_p, labels, reduction="none").numpy()
+    if not np.isfinite(losses).all():
+        raise ValueError("a source row has probability 0 for its label: its loss is infinite, and so is the risk")
     n, m = len(source_features), len(target_features)
-    rows = np.concatenate((as_rows("source_features", source_features), as_rows("target_features", target_features)))
-    domain = np.repeat([1, 0], [n, m])  # source 1, target 0
-    splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    rows, domain = joint_rows(as_rows("source_features", source_features), as_rows("target_features", target_features))
+    splits = list(split_folds(rows, domain, folds, seed))
     log_odds = cross_val_predict(linear_classifier(), rows, domain, cv=splits, method="decision_function")[:n]
     weights = n / m * np.exp(-log_odds)  # P(t|x) / P(s|x) = exp(−log odds of the source)
     weighted = weights * losses
@@ -211,6 +215,8 @@ def importance_weighted_risk(
     if control_variate and weights.var() > 0:
         eta = -np.cov(weighted, weights)[0, 1] / weights.var(ddof=1)
         risk += eta * (weights.mean() - 1)
+    if not np.isfinite(risk):
+        raise ValueError("a weight is not finite: some source row looks infinitely more like the target")
     return float(-risk)
 
 
@@ -228,19 +234,33 @@ def oracle_accuracy(logits: Tensor, labels: Tensor) -> float:
         Between 0 and 1.
     """
     _check_rows(logits=logits, labels=labels)
-    return (_log_probabilities(logits).argmax(1) == labels.cpu()).double().mean().item()
+    predicted = _log_probabilities(logits).argmax(1)
+    return (predicted == _classes("labels", labels, logits.shape[1])).double().mean().item()
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
-    if logits.ndim != 2 or len(logits) == 0:
+    if logits.ndim != 2 or logits.numel() == 0:
         raise ValueError(f"logits must have shape (rows, classes) with rows, got {tuple(logits.shape)}")
-    if logits.isnan().any():
-        raise ValueError("logits hold NaN: a score of them would still compare with others, so there is none")
-    return logits.detach().cpu().double().log_softmax(1)
+    log_p = logits.detach().cpu().double().log_softmax(1)
+    if log_p.isnan().any():  # −∞ is a class that was ruled out; +∞ or nothing else in a row has no probabilities
+        raise ValueError(
+            "logits hold NaN or infinity: a score of them would still compare with others, so there is none"
+        )
+    return log_p
 
 
 def _entropy(log_p: Tensor) -> Tensor:
     return torch.special.entr(log_p.exp()).sum(-1)
+
+
+def _classes(name: str, labels: Tensor, count: int) -> Tensor:
+    """Labels as integers on the CPU, checked: compared in another shape they would broadcast."""
+    classes = labels.detach().cpu().long()
+    if labels.ndim != 1 or (classes != labels.detach().cpu()).any():
+        raise ValueError(f"{name} must be whole numbers of shape (n,), got {labels.dtype} of {tuple(labels.shape)}")
+    if wrong := classes[(classes < 0) | (classes >= count)].tolist():
+        raise ValueError(f"{name} must lie in 0 … {count - 1}, the classes of the logits, got {wrong[0]}")
+    return classes
 
 
 def _check_rows(**tensors: Tensor) -> None:
