@@ -203,7 +203,7 @@ class GaussianKernels(nn.Module):
         self.register_buffer("weights", beta.float())
 
     def forward(self, z: Tensor) -> Tensor:
-        """Kernel matrix ``(N, N)`` of the rows of ``z``, shape ``(N, d)``; two rows or more without fixed bandwidths."""
+        """Kernel matrix ``(N, N)`` of the rows of ``z``, shape ``(N, d)``; two or more without fixed bandwidths."""
         _check_samples(2 if self.sigma2 is None else 1, z=z)
         z, unit = _prepared(z)
         # Normalised once more, because a buffer may have been cast: kernels of equal rows are 1 in any format.
@@ -693,7 +693,7 @@ def _prepared(*samples: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit(z: Tensor) -> Tensor:
-    """The power of two at the largest entry: to divide by it changes no digit. Infinite where there is NaN or infinity."""
+    """The power of two at the largest entry: to divide by it changes no digit. Infinite at NaN or infinity."""
     low, high = z.detach().aminmax()
     largest = torch.maximum(high, -low)
     integer, exponent = (torch.int64, 0x7FF << 52) if z.dtype == torch.float64 else (torch.int32, 0xFF << 23)

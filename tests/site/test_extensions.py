@@ -1,4 +1,4 @@
-"""The book's own Sphinx extensions, on a book of three pages, built where nothing is installed but what reading needs."""
+"""The book's own Sphinx extensions, on a book of three pages, built with nothing but what reading needs."""
 
 from __future__ import annotations
 

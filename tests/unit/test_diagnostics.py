@@ -250,7 +250,10 @@ LABELS = torch.arange(10) % 2
         (lambda: proxy_a_distance(normal(10), normal(10) * float("nan")), "target_features holds"),
         (lambda: ideal_joint_error(normal(10), LABELS[:9], normal(10), LABELS), r"source_labels.*\(10,\), got \(9,\)"),
         (lambda: ideal_joint_error(normal(10), LABELS, normal(10), LABELS[:, None]), "target_labels"),
-        (lambda: tsne(normal(10), perplexity=10), "perplexity 10 must be less than the number of rows, 10"),
+        (
+            lambda: tsne(normal(10), perplexity=10),
+            "perplexity 10 must be positive and less than the number of rows, 10",
+        ),
         (lambda: channel_moments(torch.zeros(1, 3)), r"got \(1, 3\)"),
         (lambda: channel_moments(torch.zeros(3)), r"got \(3,\)"),
         (lambda: channel_distance((torch.zeros(2),) * 2, (torch.zeros(3),) * 2), r"\(2,\) and \(3,\)"),

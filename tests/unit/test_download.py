@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from deeptransfer import data_files
 from deeptransfer.__main__ import app
 from deeptransfer.domains import cli, domain_names, download, real
 from deeptransfer.domains.download import DownloadError, Source, SourceFile, fetch, is_intact, load_sources, unpack
@@ -415,9 +416,12 @@ def test_sources_agree_with_torchvision():
             assert (files[name].urls, files[name].checksum) == ((url,), f"md5:{md5}")
 
 
-def test_sources_of_no_checkout_are_missed_clearly(tmp_path):
-    with pytest.raises(ValueError, match="belongs to a checkout"):
+def test_a_list_of_sources_that_is_missing_is_named_with_its_folder(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=rf"there is no {tmp_path}/datasets\.toml"):
         load_sources(tmp_path / "datasets.toml")
+    monkeypatch.setattr(data_files, "data_folder", lambda: tmp_path)
+    with pytest.raises(ValueError, match=rf"there is no datasets\.toml in {tmp_path}, nor in the installed package"):
+        load_sources()
 
 
 def test_sources_hold_no_unknown_key():

@@ -242,7 +242,7 @@ NAN = torch.full((4, 3), float("nan"))
         (lambda: entropy(torch.zeros(0, 3)), r"got \(0, 3\)"),
         (lambda: entropy(torch.zeros(3)), r"got \(3,\)"),
         (lambda: soft_neighborhood_density(logits(2)), "3 rows or more, got 2"),
-        (lambda: soft_neighborhood_density(logits(), temperature=0), "temperature must be positive, got 0"),
+        (lambda: soft_neighborhood_density(logits(), temperature=0), "temperature must be positive and finite, got 0"),
         (lambda: oracle_accuracy(logits(4), torch.zeros(3)), "'logits': 4, 'labels': 3"),
         (lambda: reverse_validation(logits(4), torch.zeros(3), logits(4), logits(4)), "'source_labels': 3"),
         (lambda: reverse_validation(logits(4), torch.zeros(4), logits(4), logits(5)), "'target_features': 4"),

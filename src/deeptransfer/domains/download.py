@@ -76,6 +76,8 @@ def load_sources(path: str | Path | None = None) -> dict[str, Source]:
         If the file is not there.
     """
     path = shipped("datasets.toml") if path is None else Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no {path}, the list of data sets")
     entries = tomllib.loads(path.read_text(encoding="utf-8"))
     return {name: _source(name, dict(entry)) for name, entry in entries.items()}
 

@@ -52,7 +52,7 @@ def restamp(name: str) -> tuple[list[Path], list[Path]]:
         sample.setdefault(f"{fingerprint_code(code.roots, code.stop)} {code.facts}", path)
     for _, path in zip(progress_bar(range(len(sample)), name), sample.values(), strict=True):
         recipe, result = stale[path]
-        if (found := _difference(_again(recipe, result["threads"]), result)) is not None:
+        if (found := _difference(_again(recipe, result["threads"]), result, recipe.spread)) is not None:
             raise ValueError(f"{path}: {found}. The change makes other numbers: run the grid again")
     for path, (recipe, result) in stale.items():
         write_json({"kind": kind_of(recipe)} | result | {"fingerprint": fingerprint(recipe)}, path)
@@ -68,14 +68,15 @@ def _again(recipe: Recipe, threads: int) -> dict[str, Any]:
         torch.set_num_threads(before)
 
 
-def _difference(begun: Any, stored: Any, place: str = "the result") -> str | None:
+def _difference(begun: Any, stored: Any, spread: float, place: str = "the result") -> str | None:
     """The first place where what was begun again is not the beginning of what is stored."""
     if isinstance(begun, Mapping):
         parts = ((f"{place}, {key}", value, stored.get(key)) for key, value in begun.items())
     elif isinstance(begun, list) and isinstance(stored, list) and len(begun) <= len(stored):
         parts = ((f"{place}[{i}]", value, stored[i]) for i, value in enumerate(begun))
-    elif begun == stored or (isinstance(begun, float) and math.isclose(begun, stored, rel_tol=ROUNDING)):
-        return None
     else:
+        numbers = isinstance(begun, float) and isinstance(stored, int | float)
+        if begun == stored or (numbers and math.isclose(begun, stored, rel_tol=ROUNDING, abs_tol=spread)):
+            return None
         return f"{place} is stored as {stored} and was {begun} now"
-    return next((found for key, a, b in parts if (found := _difference(a, b, key)) is not None), None)
+    return next((found for key, a, b in parts if (found := _difference(a, b, spread, key)) is not None), None)

@@ -41,7 +41,12 @@ EDITS = [
         '"mmd": -self.strength(progress) * mmd2',
         True,
     ),
-    ("deeptransfer.objectives", "F.cross_entropy(logits, labels)}", "F.cross_entropy(logits, labels) * 2}", True),
+    (
+        "deeptransfer.objectives",
+        "F.cross_entropy(full_precision(logits), labels)}",
+        "F.cross_entropy(logits, labels) * 2}",
+        True,
+    ),
     ("deeptransfer.networks", "padding=2", "padding=1", True),
     ("deeptransfer.training", "(1 + 10 * progress)", "(1 + 9 * progress)", True),
     ("deeptransfer.domains.builtin", "PEN_TRAIN = 1000", "PEN_TRAIN = 999", True),
