@@ -50,7 +50,6 @@ from deeptransfer.training import (
 )
 
 SELECTIONS = ("last", "label_free", "oracle")
-SPREAD = 0.03  # of an accuracy at the first point of the curve, in float32
 BACKBONES = ("small_cnn", "mobilenet_025")  # and all of torchvision's
 
 
@@ -165,11 +164,6 @@ class RunConfig(Recipe):
     def beginning(self) -> dict[str, Any]:
         """The first point of the curve."""
         return {"curve": train(self, stop=self.every)["curve"]}
-
-    @property
-    def spread(self) -> float:
-        """Measured over two kinds of processors: the first point of float32 runs moves by up to FILLME."""
-        return 0.0 if self.dtype == "float64" and not self.amp else SPREAD
 
     @staticmethod
     def scores(result: Mapping[str, Any]) -> dict[str, float]:

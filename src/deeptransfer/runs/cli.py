@@ -1,4 +1,4 @@
-"""Command line: ``python -m deeptransfer run | grid | table | restamp | domains``."""
+"""Command line: ``python -m deeptransfer run | grid | table | begin | restamp | domains``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from deeptransfer.runs.distributed import process_group
 from deeptransfer.runs.grid import complete, load_grid
 from deeptransfer.runs.recipe import Means
 from deeptransfer.runs.recipe import run as run_recipe
+from deeptransfer.runs.restamp import begin as begin_grid
 from deeptransfer.runs.restamp import restamp as restamp_grid
 
 app = typer.Typer(help="Deep transfer learning: one run, grids of runs, and tables of them.", no_args_is_help=True)
@@ -135,11 +136,23 @@ def table(
 
 
 @app.command()
+def begin(
+    name: Annotated[str, typer.Argument(help="Of a grid that was run.")],
+    out: Annotated[Path, typer.Option(help="Where to write what the runs begin with.")],
+) -> None:
+    """Before a change that should change no number: begin a sample of a grid's runs on this machine, for restamp."""
+    with usage_errors():
+        results.write_json(begin_grid(name), out)
+
+
+@app.command()
 def restamp(
     names: Annotated[list[str], typer.Argument(help="Of grids that were run.")],
+    before: Annotated[Path | None, typer.Option(help="What begin wrote with the code before the change.")] = None,
 ) -> None:
-    """After a change of code that changes no number: begin some runs again, then mark the results as today's."""
+    """After a change that should change no number: begin a sample again; if equal, mark the results as today's."""
     for name in names:
         with usage_errors():
-            written, sample = restamp_grid(name)
+            old = None if before is None else json.loads(before.read_text(encoding="utf-8"))
+            written, sample = restamp_grid(name, old)
         typer.echo(f"{name}: {len(sample)} runs begun again and equal, {len(written)} results marked")

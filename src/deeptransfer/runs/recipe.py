@@ -99,11 +99,6 @@ class Recipe(ABC):
     def beginning(self) -> dict[str, Any]:
         """Do the first part of the run only: the numbers of :meth:`train`, or of their lists the first entries."""
 
-    @property
-    def spread(self) -> float:
-        """How far the first numbers move between machines that add in another order; 0 where by rounding only."""
-        return 0.0
-
     @abstractmethod
     def code(self) -> Code:
         """Which code makes the numbers."""

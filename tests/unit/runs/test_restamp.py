@@ -10,7 +10,7 @@ from deeptransfer import data_files
 from deeptransfer.runs import adaptation, result
 from deeptransfer.runs.grid import complete, load_grid
 from deeptransfer.runs.recipe import is_stale
-from deeptransfer.runs.restamp import restamp
+from deeptransfer.runs.restamp import begin, restamp
 
 GRID = """
 objectives = ["joint", "dann"]
@@ -71,7 +71,7 @@ def test_one_number_that_differs_stops_all_of_it(stored, entry):
     value, curve[0][entry] = curve[0][entry], curve[0][entry] + 1e-6
     changed(path, curve=curve)
     with pytest.raises(
-        ValueError, match=rf"seed0\.json: the result, curve\[0\], {entry} is stored as .* and was {value}"
+        ValueError, match=rf"seed0\.json: the result, curve\[0\], {entry} was .* before and is {value} now"
     ):
         restamp("some")
     assert all(is_stale(read(p)) for p in stored)
@@ -82,3 +82,24 @@ def test_a_result_that_is_not_of_the_grid_stops_it(stored):
     changed(stored[0], config=config | {"steps": 5})
     with pytest.raises(ValueError, match="no run of the grid 'some' as it stands today"):
         restamp("some")
+
+
+def test_numbers_of_another_machine_are_compared_through_the_code_before(stored):
+    """In float32 the stored ones cannot be met; what the older code gives here can."""
+    before = begin("some")
+    assert len(before) == 4
+    for path in stored:
+        curve = read(path)["curve"]
+        changed(path, curve=[{**point, "target": point["target"] + 0.01} for point in curve])
+    with pytest.raises(ValueError, match="target was"):
+        restamp("some")
+    (name, beginning), *_ = before.items()
+    wrong = {"curve": [{**beginning["curve"][0], "information": 3.0}]}
+    with pytest.raises(ValueError, match=r"information was 3\.0 before"):
+        restamp("some", before | {name: wrong})
+    with pytest.raises(ValueError, match=f"no beginning of {name}"):
+        restamp("some", {other: value for other, value in before.items() if other != name})
+    assert all(is_stale(read(path)) for path in stored)
+    written, sample = restamp("some", before)
+    assert len(written) == len(stored)
+    assert sorted(sample) == sorted(before)
