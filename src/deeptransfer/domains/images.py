@@ -68,8 +68,7 @@ def read_image(path: Path | str, size: int | None = None) -> Tensor:
         harmless; the message names it.
     """
     with reading(path), Image.open(path) as file:
-        file.load()
-        image = _to_rgb(file)
+        image = _to_rgb(file)  # and with it all of the file is read, also what PNG says behind the pixels
         upright = UPRIGHT.get(_orientation(file))
         image = image if upright is None else image.transpose(upright)
     if size is not None:
