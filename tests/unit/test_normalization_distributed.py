@@ -53,6 +53,21 @@ def result(net):
     return {name: p.grad for name, p in net.named_parameters()} | dict(net.named_buffers())
 
 
+def interleaved():
+    """Rows of three domains: the first process lacks one, the second has one alone; none has the last."""
+    xs, xt = data()
+    return (xs, torch.tensor([1, 0, 2, 0, 1, 0])), (xt, torch.full((8,), 1))
+
+
+def three_domains(x, index, sync=False):
+    """Output, gradient of a sum over rows, and state."""
+    layer = DomainBatchNorm2d(2, domains=4, sync=sync, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    y = forward_domains(layer, leaf, domain=index)
+    (y.square() * y).sum().backward()
+    return y.detach(), leaf.grad, dict(layer.named_buffers())
+
+
 def work(rank, init, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=init, rank=rank, world_size=2)
@@ -74,6 +89,7 @@ def work(rank, init, folder):
         with use_domain(alone, "source"):
             alone(xs)
         out[cls.__name__]["counts"] = alone[1].num_batches_tracked.clone()
+    out["three"] = three_domains(*interleaved()[rank], sync=True)
     torch.save(out, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -111,3 +127,12 @@ def test_a_process_may_hold_one_domain_only(ranks, cls):
         assert_close(ranks[rank][cls.__name__]["alone"], want[rank].detach())
         assert_close(ranks[rank][cls.__name__]["alone_mean"], net[1].running_mean)
         assert ranks[rank][cls.__name__]["counts"].tolist() == [3, 2]  # conversion counts as the first
+
+
+def test_interleaved_rows_of_several_domains_equal_the_joined_batch(ranks):
+    (first, i), (second, j) = interleaved()
+    y, grad, state = three_domains(torch.cat([first, second]), torch.cat([i, j]))
+    for rank, rows in enumerate((slice(0, 6), slice(6, None))):
+        got_y, got_grad, got_state = ranks[rank]["three"]
+        assert_close((got_y, got_grad, got_state), (y[rows], grad[rows], state))
+    assert state["num_batches_tracked"].tolist() == [1, 1, 1, 0]

@@ -54,8 +54,8 @@ class Membership:
         return Membership, ()  # a copy, or what is loaded, belongs to no block and has passed nothing
 
     def split(self) -> Split | None:
-        """The split of the block that the layer runs in; None outside."""
-        return SPLITS.get().get(self) if self.fixed is None else self.fixed
+        """The split of the block that the layer runs in; None outside, and in a backward unless it began there."""
+        return SPLITS.get().get((self, in_backward())) if self.fixed is None else self.fixed
 
     def keep(self, training: bool, x: Tensor, counts: list[int], absent: dict[int, Moments]) -> None:
         """Remember a pass, if a gradient checkpoint may repeat it."""
@@ -76,9 +76,9 @@ class Membership:
             return None
         if not passes:
             raise ValueError(
-                f"{name} runs inside a backward pass, on a batch that is none of its latest: was the forward of a "
-                "gradient checkpoint compiled, or is it not repeated exactly? Compile around the checkpoint; a forward "
-                "that is not a repetition needs use_domain or forward_domains around it"
+                f"{name} runs inside a backward pass, on a batch that none of its latest {PASSES} passes received: did "
+                "a gradient checkpoint repeat its forward with other numbers, or too late? A forward that is no "
+                "repetition needs use_domain or forward_domains around it"
             )
         first, *others = passes
         for other in others:
@@ -91,7 +91,8 @@ class Membership:
         return first
 
 
-SPLITS: ContextVar[Mapping[Membership, Split]] = ContextVar("splits", default={})  # noqa: B039 (never changed in place)
+# By membership, and whether the block began inside a backward pass: others do not concern what runs there.
+SPLITS: ContextVar[Mapping[tuple[Membership, bool], Split]] = ContextVar("splits", default={})  # noqa: B039 (never changed in place)
 
 
 def in_backward() -> bool:
@@ -101,7 +102,7 @@ def in_backward() -> bool:
 
 def _may_be_repeated() -> bool:
     # A checkpoint runs its part without gradient (use_reentrant=True), or sees to what is saved (False).
-    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or torch.jit.is_tracing():
         return False
     return not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import DomainNorm
-from .membership import SPLITS, Membership, Split
+from .membership import SPLITS, Split, in_backward
 from .names import DOMAINS, listed, rows_of_each
 
 
@@ -58,7 +58,8 @@ def forward_domains(
     gradient checkpoint inside the model (``torch.utils.checkpoint``, either kind) may be repeated later, in the
     backward pass: each layer then knows the pass that is repeated by its input, uses the split it had, and does not
     count the batch again. It remembers 32 passes. What it cannot tell is an error in the backward: an input that passed
-    with two different splits, one that is not repeated exactly, or a forward that was compiled inside the checkpoint.
+    with two different splits, or one that is not repeated exactly. Only compiled code cannot look back: compile the
+    model around its checkpoints, not a block inside one.
     """
     layers = domain_layers(model)
     if domain is not None:
@@ -166,25 +167,25 @@ def domain_layers(model: nn.Module) -> list[DomainNorm]:
 @contextmanager
 def _splits(splits: Mapping[DomainNorm, Split]) -> Iterator[None]:
     """Let each layer know its split inside the block."""
-    mine: dict[Membership, Split] = {layer.membership: split for layer, split in splits.items()}
     if torch.compiler.is_compiling():  # no context variable can be set in traced code
-        before = [membership.fixed for membership in mine]
-        for membership, split in mine.items():
-            membership.fixed = split
+        before = [layer.membership.fixed for layer in splits]
+        for layer, split in splits.items():
+            layer.membership.fixed = split
         try:
             yield
         finally:
-            for membership, fixed in zip(mine, before, strict=True):
-                membership.fixed = fixed
+            for layer, fixed in zip(splits, before, strict=True):
+                layer.membership.fixed = fixed
         return
-    outside = SPLITS.get()
+    inside, outside = in_backward(), SPLITS.get()
+    mine = {(layer.membership, inside): split for layer, split in splits.items()}
     SPLITS.set({**outside, **mine})
     try:
         yield
     finally:
         # Not simply what was there: blocks of other models may have begun meanwhile, in a generator, and go on.
-        others = {membership: split for membership, split in SPLITS.get().items() if membership not in mine}
-        SPLITS.set(others | {membership: outside[membership] for membership in mine if membership in outside})
+        others = {key: split for key, split in SPLITS.get().items() if key not in mine}
+        SPLITS.set(others | {key: outside[key] for key in mine if key in outside})
 
 
 def _part(value: Any, rows: slice | Tensor, total: int) -> Any:
