@@ -107,8 +107,8 @@ def _normalised(layer: Norm, prior: float, x: Tensor) -> Tensor:
     if isinstance(layer, DomainNorm):
         row = layer.row("target")
         moments = [mixed if d == row else stored_moments(layer, d) for d in range(len(layer.domains))]
-        affine = layer._affine(row, layer.gain(*moments))
-        return layer.normalise(x, [n], [layer.blend(rows, row, mixed)], [affine])
+        weight, bias = layer._affine(row, layer.gain(*moments))
+        return layer.normalise(x, [n], [layer.blend(rows, row, mixed)], [(_wide(weight), _wide(bias))])
     scale = (mixed.var + layer.eps).rsqrt()
     shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.to(scale.dtype)
     scale = scale if layer.weight is None else scale * layer.weight
