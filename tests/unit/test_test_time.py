@@ -443,8 +443,9 @@ def test_half_precision(family, dtype):
     assert (half[1].weight.float() - single[1].weight).abs().max() > 5e-3
 
 
-def test_reset_leaves_no_gradients_and_works_inside_inference_mode():
-    tent, x = Tent(network(), lr=0.01), images(10)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_reset_leaves_no_gradients_and_works_inside_inference_mode(dtype):
+    tent, x = Tent(network().to(dtype), lr=0.01), images(10).to(dtype)
     first = tent(x), tent(x)
     with torch.inference_mode():
         tent.reset()
