@@ -153,7 +153,7 @@ EDITS = [
     ("deeptransfer.domains.builtin", "SCENE_TRAIN_DIGITS = 497", "SCENE_TRAIN_DIGITS = 496", False),  # another domain
     ("deeptransfer.domains.dataset", "images.float() / 255 if", "images.float() / 256 if", True),
     ("deeptransfer.domains.pair", "state >> 1", "state >> 2", True),
-    ("deeptransfer.normalization.split", "torch.cat([xs, xt])", "torch.cat([xt, xs])", True),
+    ("deeptransfer.normalization.split", "torch.cat(batches)", "torch.cat(batches[::-1])", True),
     ("deeptransfer.selection", "_entropy(log_mean) -", "_entropy(log_mean) +", True),
     ("deeptransfer.experiments", "max(curve", "min(curve", True),
     ("deeptransfer.objectives", "Mean entropy of the target's predictions.", "Another docstring.", False),

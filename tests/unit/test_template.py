@@ -83,8 +83,8 @@ def test_a_domain_without_weight_is_zero_and_its_gradient_finite():
     mean, var, n = measure_weighted(x, weights)
     assert mean[1].abs().sum() == var[1].abs().sum() == n[1] == 0
     (mean.sum() + var.square().sum() + n.sum()).backward()
-    assert x.grad.isfinite().all()
-    assert weights.grad.isfinite().all()
+    assert x.grad.abs().max() < 1e3
+    assert weights.grad.abs().max() < 1e3
 
 
 @pytest.mark.parametrize("shape", SHAPES[::2], ids=["2D", "4D"])
