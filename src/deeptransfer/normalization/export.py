@@ -44,12 +44,17 @@ def to_batchnorm(model: nn.Module, domain: str | int = "target") -> nn.Module:
     Returns
     -------
     nn.Module
-        A copy in evaluation mode. There is nothing to train in it: its BatchNorm would overwrite the folded statistics.
+        A copy in evaluation mode, with the hooks of the layers. There is nothing to train in it: its BatchNorm would
+        overwrite the folded statistics. Its state loads strictly into the network that was converted: where that had no
+        scale or shift there is none, unless a gain has to be kept there. Dropout and activation of a layer of timm
+        stay in a forward hook.
 
     Raises
     ------
     ValueError
-        When the domain is unknown, the model holds no domain layer, or a row that is needed was never updated.
+        When the domain is unknown, the model holds no domain layer, or one cannot be folded: a row that is needed was
+        never updated, its class evaluates by a formula of its own, it is pruned or parametrised, has a hook on its
+        state, or is held in a plain list. The message names the layer's path.
     """
     rows_named(model, domain)
     model = copy.deepcopy(model).eval()
