@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .base import DomainNorm
 from .gates import clip_gate
 from .moments import Moments
+from .passes import wide
 
 
 class ReciprocalNorm(DomainNorm):
@@ -80,7 +81,7 @@ class ReciprocalNorm(DomainNorm):
         var_s, var_t = (source.unbiased, target.unbiased) if self.unbiased else (source.var, target.var)
         own = torch.stack([source.mean, var_s, target.mean, var_t])  # (4, C), as the gates
         other = torch.stack([target.mean, var_t, source.mean, var_s])
-        gate = clip_gate(torch.stack([getattr(self, name) for name in self.gate_names]))
+        gate = wide(clip_gate(torch.stack([getattr(self, name) for name in self.gate_names])))
         mean_s, var_s, mean_t, var_t = (gate * own + (1 - gate) * self._compensate(own, other)).unbind()
         return Moments(mean_s, var_s, source.n), Moments(mean_t, var_t, target.n)
 
