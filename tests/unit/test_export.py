@@ -208,12 +208,14 @@ def test_the_error_names_the_layer():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype):
-    for family in FAMILIES[:4]:
+    for family in FAMILIES:
         layer = randomize(family[2](4)).to(dtype).eval()
         x = torch.randn(3, 4, 2, 2).to(dtype)
         folded = to_batchnorm(layer)
         assert {t.dtype for name, t in folded.state_dict().items() if "tracked" not in name} == {dtype}
-        torch.testing.assert_close(folded(x), layer(x))
+        # γ', β' and the result are rounded once each, and are of the size of a few units.
+        bound = 4 * torch.finfo(dtype).eps
+        torch.testing.assert_close(folded(x), layer(x), rtol=bound, atol=bound)
 
 
 def test_a_shared_layer_stays_shared():

@@ -415,7 +415,7 @@ def test_tent_leaves_the_ones_of_a_converted_layer_without_scale():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", [None, DomainBatchNorm2d, AutoDIAL2d, TransNorm2d, ReciprocalNorm2d])
+@pytest.mark.parametrize("family", [None, *FAMILIES])
 def test_half_precision(family, dtype):
     """As in float32 from the same numbers; also Tent, whose steps of 1e-3 are too small for a bfloat16 near 1."""
     half, x = domain_network(family).to(dtype), images(16).to(dtype)

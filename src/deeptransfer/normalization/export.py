@@ -97,7 +97,8 @@ def _folded(layer: DomainNorm, row: int) -> nn.Module:
     kept = layer.state_dict()
     for name, value, neutral in (("weight", weight, 1), ("bias", bias, 0)):
         # What the BatchNorm before conversion lacked is lacking again, unless a gain has to be kept there.
-        part = nn.Parameter(value.clone(), getattr(layer, name).requires_grad)
+        old = getattr(layer, name)
+        part = nn.Parameter(value.to(old.dtype, copy=True), old.requires_grad)
         setattr(plain, name, part if name in kept or (value != neutral).any() else None)
     plain.affine = plain.weight is not None
     return plain.eval()
@@ -110,7 +111,7 @@ def _folded_whitening(layer: DomainWhitening, moments: Moments, weight: Tensor, 
     centred = Moments(torch.zeros_like(unit[0]), moments.var.double(), moments.n)
     matrix = layer.evaluate(unit, centred, weight.double(), torch.zeros_like(unit[0])).T  # (C, C), block diagonal
     blocks = matrix.view(c // g, g, c // g, g).diagonal(dim1=0, dim2=2).movedim(-1, 0)  # (G, g, g)
-    plain = GroupedLinear(c, c, 1, groups=c // g, device=weight.device, dtype=weight.dtype)
+    plain = GroupedLinear(c, c, 1, groups=c // g, device=weight.device, dtype=layer.weight.dtype)
     shift = bias.double() - matrix @ moments.mean.double()
     plain.load_state_dict({"weight": blocks.reshape(c, g, 1), "bias": shift})
     return plain.eval()
