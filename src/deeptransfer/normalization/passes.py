@@ -35,7 +35,7 @@ def measure(x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         ``x`` itself, for :func:`scale_and_shift` and nothing else: the two gradients meet in one tensor, in place;
         means and variances ``(len(sizes), C)``.
     """
-    return _Measure.apply(x, sizes) if _by_hand(x) else (x, *_measure(x, sizes))
+    return _Measure.apply(x, sizes) if by_hand(x) else (x, *_measure(x, sizes))
 
 
 def scale_and_shift(x: Tensor, sizes: list[int], mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def scale_and_shift(x: Tensor, sizes: list[int], mean: Tensor, scale: Tensor, sh
     Tensor
         The batch, in its own dtype and memory format.
     """
-    passes = _ScaleAndShift.apply if _by_hand(x) else _scale_and_shift
+    passes = _ScaleAndShift.apply if by_hand(x) else _scale_and_shift
     return passes(x, sizes, mean, scale, shift)
 
 
@@ -137,8 +137,8 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _by_hand(x: Tensor) -> bool:
-    # Compilers, torch.func and forward-mode derivatives look into the plain formula.
+def by_hand(x: Tensor) -> bool:
+    """Whether derivatives are written by hand: on a CPU, unless a compiler, ``torch.func`` or forward mode looks in."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     return x.device.type == "cpu" and forward_ad._current_level < 0
@@ -183,7 +183,7 @@ def _two_pass_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, total / n
 
 
-def _differentiate(formula: Callable[..., Any], inputs: Sequence[Tensor], grads: Sequence[Tensor]) -> tuple[Any, ...]:
+def differentiate(formula: Callable[..., Any], inputs: Sequence[Tensor], grads: Sequence[Tensor]) -> tuple[Any, ...]:
     """Differentiate the plain formula, so that the derivative can be differentiated again."""
     # Aliases: one input may be computed from another, and each must receive its own derivative only.
     inputs = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in inputs]
@@ -203,7 +203,7 @@ class _Measure(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor, None]:
         x, mean = ctx.saved_tensors
         if torch.is_grad_enabled():
-            (through,) = _differentiate(lambda x: _measure(x, ctx.sizes), [x], [grad_mean, grad_var])
+            (through,) = differentiate(lambda x: _measure(x, ctx.sizes), [x], [grad_mean, grad_var])
             return grad + through, None
         per_row = x.shape.numel() // (x.shape[0] * x.shape[1])
         n = mean.new_tensor([[size * per_row] for size in ctx.sizes])
@@ -234,7 +234,7 @@ class _ScaleAndShift(torch.autograd.Function):
         x, mean, scale, shift = ctx.saved_tensors
         if torch.is_grad_enabled():
             formula = lambda x, *vectors: _scale_and_shift(x, ctx.sizes, *vectors)  # noqa: E731
-            grad_x, *grads = _differentiate(formula, [x, mean, scale, shift], [grad])
+            grad_x, *grads = differentiate(formula, [x, mean, scale, shift], [grad])
             return grad_x, None, *grads
         sizes, one, needed = ctx.sizes, torch.ones_like(mean[0]), ctx.needs_input_grad[0]
         grad_x, sums = torch.empty_like(x) if needed else x, []
