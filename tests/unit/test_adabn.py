@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -378,10 +379,143 @@ def test_ema_of_one_row_in_one_dimension_is_refused():
         adapt_statistics(nn.BatchNorm1d(2), torch.randn(9, 2).split(4), method="ema")
 
 
+@pytest.mark.parametrize("method", ["population", "ema", "batch"])
+@pytest.mark.parametrize("n", [513, 1025])
+def test_a_row_left_over_from_the_chunks_is_no_batch_of_its_own(n, method):
+    """At a fully connected layer it would have no variance."""
+    torch.manual_seed(0)
+    x = torch.randn(n, 3, dtype=torch.float64)
+    passes = 1 if method == "population" else None
+    layer = adapt_statistics(nn.BatchNorm1d(3, momentum=None).double(), x, method, passes)
+    if method == "ema":
+        batches = [x[:512], x[512:]] if n == 1025 else [x]
+        expected = sum(b.var(0) for b in batches) / len(batches)
+    else:
+        expected = x.var(0, correction=0)
+    torch.testing.assert_close(layer.running_var, expected)
+
+
+def test_one_value_per_channel_is_no_set_and_no_batch_to_normalise_by():
+    """Its variance would be 0."""
+    x = torch.randn(9, 2)
+    for data, options in (
+        (x[:1], {}),
+        ([x[:4], x[4:5]], {"passes": 1}),
+        (x[:1], {"method": "batch"}),
+        ([x[:4], x[4:5]], {"method": "batch"}),
+        (x[:1], {"method": "ema"}),
+    ):
+        layer = randomize(nn.BatchNorm1d(2))
+        before = statistics(layer)
+        with pytest.raises(ValueError, match=r"one value per channel .* give it more rows"):
+            adapt_statistics(layer, data, **options)
+        assert all(torch.equal(a, b) for a, b in zip(statistics(layer), before, strict=True))
+    layer = adapt_statistics(nn.BatchNorm1d(2), [x[:4], x[4:5]])  # layer by layer, one row is a part of the set
+    torch.testing.assert_close(layer.running_var, x[:5].var(0, correction=0))
+
+
+@pytest.mark.parametrize("passes", [None, 1])
+def test_layers_that_are_passed_by_are_an_error(passes):
+    model = network()
+    model.forward = lambda x: x
+    with pytest.raises(ValueError, match="no normalisation layer was called"):
+        adapt_statistics(model, images(8), passes=passes)
+
+
 def test_nan_in_the_data_reaches_the_statistics():
     x = images(8)
     x[3] = torch.nan
     assert statistics(adapt_statistics(network(), x.split(4)))[0].isnan().all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("family", [None, DomainBatchNorm2d, DomainWhitening2d])
+def test_nan_and_infinity_are_forgotten_with_the_next_set(family, value):
+    model = network() if family is None else convert_norm(network(), family)
+    x = images(8)
+    expected = statistics(adapt_statistics(copy.deepcopy(model), x))
+    adapt_statistics(model, torch.full_like(x, value))
+    assert not model.eval()(x).isfinite().any()
+    torch.testing.assert_close(statistics(adapt_statistics(model, x)), expected)
+
+
+# Domains
+
+
+@pytest.mark.parametrize("method", ["population", "ema", "batch"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_row_of_a_domain_is_named_or_numbered(family, method):
+    """With one domain's row in the place of the other's, the sets give the same statistics."""
+    start = randomize(convert_norm(network(), family), seed=1)
+    for module in start.modules():
+        if isinstance(module, DomainNorm):
+            for name, buffer in module.named_buffers():
+                if name.startswith("running"):
+                    buffer[0].copy_(buffer[1])
+    x = images(12).split(4)
+    target, source, number = (copy.deepcopy(start) for _ in range(3))
+    adapt_statistics(target, x, method)
+    adapt_statistics(source, x, method, domain="source")
+    adapt_statistics(number, x, method, domain=0)
+    for old, t, s, n in zip(*map(statistics, (start, target, source, number)), strict=True):
+        assert torch.equal(s[1], old[1])
+        assert torch.equal(s, n)
+        if family in (DomainBatchNorm2d, DomainWhitening2d):  # one domain does not act on the other
+            torch.testing.assert_close(s[0], t[1])
+
+
+def test_a_third_domain_and_one_that_does_not_exist():
+    net = convert_norm(network(), DomainBatchNorm2d, domains=("photo", "sketch", "target"))
+    expected = statistics(adapt_statistics(network(), images(8)))
+    before = statistics(net)
+    adapt_statistics(net, images(8), domain="sketch")
+    for old, new, value in zip(before, statistics(net), expected, strict=True):
+        assert torch.equal(new[[0, 2]], old[[0, 2]])
+        torch.testing.assert_close(new[1], value)
+    for model in (net, network()):
+        with pytest.raises(ValueError, match="got 'cartoon'"):
+            adapt_statistics(model, images(8), domain="cartoon")
+
+
+def test_of_a_plain_batch_norm_the_one_row_is_replaced_whatever_the_name():
+    expected = statistics(adapt_statistics(network(), images(8)))
+    for domain in ("source", 1):
+        actual = statistics(adapt_statistics(network(), images(8), domain=domain))
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def test_after_weight_averaging_both_rows_are_measured_again():
+    """What update_bn does for plain BatchNorm: the average over the batches."""
+    average = torch.optim.swa_utils.AveragedModel(convert_norm(network(), DomainBatchNorm2d))
+    for domain, x in (("source", images(8)), ("target", images(8, seed=1) + 1)):
+        adapt_statistics(average, x.split(4), domain=domain)
+        plain = adapt_statistics(network(), x.split(4))
+        with use_domain(average.eval(), domain):
+            torch.testing.assert_close(average(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [{}, {"passes": 1}, {"method": "ema"}, {"method": "batch"}])
+def test_a_network_in_half_precision_is_measured_in_float32(options, dtype):
+    half, x = network().to(dtype), images(24).to(dtype)
+    single = copy.deepcopy(half).float()
+    adapt_statistics(half, x.split(8), **options)
+    adapt_statistics(single, x.float().split(8), **options)
+    for layer, other in ((half[1], single[1]), (half[9], single[9])):
+        assert layer.running_var.dtype == dtype
+        tolerance = 2 * torch.finfo(dtype).eps if layer is half[1] and "ema" not in options.values() else 0.1
+        for name in ("running_mean", "running_var"):
+            ours, theirs = getattr(layer, name).float(), getattr(other, name)
+            torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_many_small_steps_are_not_lost_in_half_precision():
+    """An average over 100 batches, kept in bfloat16 on the way, would stop moving at its 256th part."""
+    x = torch.randn(400, 2) * 3 + 5
+    layer = nn.BatchNorm1d(2, momentum=0.002)
+    half = adapt_statistics(copy.deepcopy(layer).bfloat16(), x.bfloat16().split(4), method="ema")
+    adapt_statistics(layer, x.bfloat16().float().split(4), method="ema")
+    torch.testing.assert_close(half.running_mean.float(), layer.running_mean, rtol=0.01, atol=0.01)
 
 
 def test_autocast_does_not_reach_into_the_statistics():

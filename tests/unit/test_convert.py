@@ -175,6 +175,59 @@ def test_batchnorm_without_affine_becomes_frozen_ones_and_zeros():
     assert_close(new.eval()(x), 2 * old.eval()(x))
 
 
+def test_what_a_batchnorm_lacks_is_no_parameter_and_no_state_afterwards():
+    """So an optimiser, Tent and the old checkpoint meet nothing new."""
+    without_bias = nn.BatchNorm2d(4)
+    without_bias.bias = None
+    for old in (nn.BatchNorm2d(4, affine=False), without_bias):
+        keys = old.state_dict().keys()
+        for shared in (True, False):
+            new = convert_norm(nn.Sequential(copy.deepcopy(old)), DomainBatchNorm2d, shared_affine=shared)[0]
+            assert new.state_dict().keys() == keys
+            assert len(list(new.parameters())) == (old.weight is not None)
+            new.load_state_dict(old.state_dict(), strict=True)
+            assert new.bias.shape == ((4,) if shared else (2, 4))
+            assert (new.bias == 0).all()
+            assert copy.deepcopy(new).double().bias.dtype == torch.float64
+
+
+def test_what_two_layers_share_stays_shared():
+    first, second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    second.weight = first.weight
+    for shared in (True, False):
+        a, b = convert_norm(copy.deepcopy(nn.Sequential(first, second)), DomainBatchNorm2d, shared_affine=shared)
+        assert a.weight is b.weight
+        assert a.weight.shape == ((4,) if shared else (2, 4))
+        assert a.bias is not b.bias
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_in_half_precision_evaluates_as_before(dtype):
+    net = settled(torchvision.models.resnet18(num_classes=4)).to(dtype).eval()
+    x = images(2).to(dtype)
+    with torch.inference_mode():
+        want = net(x)
+        convert_norm(net, DomainBatchNorm2d)
+        assert_close(net(x), want, rtol=0, atol=0)
+    assert all(t.dtype == dtype for name, t in net.state_dict().items() if "tracked" not in name)
+
+
+def test_each_part_of_a_layer_keeps_its_dtype():
+    """Half-precision training often keeps the statistics, or the parameters, in float32."""
+    for shared in (True, False):
+        old = nn.BatchNorm2d(4)
+        old.running_mean, old.running_var = old.running_mean.double(), old.running_var.double()
+        new = convert_norm(nn.Sequential(old), DomainBatchNorm2d, shared_affine=shared)[0]
+        assert (new.weight.dtype, new.running_var.dtype) == (torch.float32, torch.float64)
+
+
+def test_gates_that_layers_share_are_listed_once():
+    net = convert_norm(nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2)), AutoDIAL2d)
+    assert len(norm.gate_parameters(net)) == 2
+    net[1].alpha = net[0].alpha
+    assert len(norm.gate_parameters(net)) == 1
+
+
 def test_a_cumulative_average_goes_on():
     """momentum=None: statistics of a fresh layer must not count as a batch."""
     plain = nn.BatchNorm2d(4, momentum=None)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torchvision
 from support_statistics import images, network, randomize
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from deeptransfer.normalization import (
     AutoDIAL,
@@ -130,6 +133,89 @@ def test_the_state_is_a_plain_batch_norms():
     plain = network().eval()
     plain.load_state_dict(folded.state_dict(), strict=True)
     torch.testing.assert_close(plain(images(5)), folded(images(5)), rtol=0, atol=0)
+
+
+def without_bias() -> nn.Module:
+    layer = nn.BatchNorm2d(3)
+    layer.bias = None
+    return layer
+
+
+@pytest.mark.parametrize("shared_affine", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.BatchNorm2d(3),
+        lambda: nn.BatchNorm2d(3, momentum=None, eps=1e-2),
+        lambda: nn.BatchNorm2d(3, affine=False),
+        without_bias,
+        lambda: nn.SyncBatchNorm(3),
+        lambda: torchvision.ops.FrozenBatchNorm2d(3),
+    ],
+)
+def test_there_and_back_the_state_fits_the_original_strictly(build, family, shared_affine):
+    original = nn.Sequential(build(), nn.Conv2d(3, 3, 1))
+    for value in original[0].state_dict().values():
+        value.copy_(torch.tensor([0.5, 1.5, 2.5]) if value.dim() else torch.tensor(4))
+    keys = original.state_dict().keys()
+    frozen = isinstance(original[0], torchvision.ops.FrozenBatchNorm2d)
+    model = convert_norm(copy.deepcopy(original), family[2], shared_affine=shared_affine)
+    folded = to_batchnorm(model)
+    assert all(m.eps == original[0].eps for m in (model[0], folded[0]) if family[0] is not DomainWhitening)
+    x = torch.randn(4, 3, 5, 5)
+    torch.testing.assert_close(folded(x), model.eval()(x))
+    if family[0] is DomainWhitening:  # another map: it has the keys of a convolution
+        return
+    if family[0] is TransNorm and original[0].weight is None:  # its gain needs a weight
+        assert folded[0].weight.shape == (3,)
+        return
+    assert folded.state_dict().keys() - ({"0.num_batches_tracked"} if frozen else set()) == keys
+    assert all(p.requires_grad != frozen for p in folded[0].parameters())
+    original.load_state_dict(folded.state_dict(), strict=True)
+    torch.testing.assert_close(original.eval()(x), folded(x))
+
+
+def test_a_formula_of_ones_own_is_not_folded():
+    """The fold knows the template's evaluation alone."""
+
+    class Doubled(DomainBatchNorm2d):
+        def evaluate(self, x, *args):
+            return 2 * super().evaluate(x, *args)
+
+    class Called(DomainWhitening2d):
+        def forward(self, x):
+            return -super().forward(x)
+
+    class OwnMoments(DomainBatchNorm2d):
+        def blend(self, x, row, moments):
+            return moments._replace(mean=x.mean((0, 2, 3)))
+
+    for cls in (Doubled, Called, OwnMoments):
+        net = nn.Sequential(nn.Identity(), randomize(cls(4)))
+        with pytest.raises(ValueError, match=rf"1 \({cls.__name__}\) evaluates by a formula of its own"):
+            to_batchnorm(net)
+
+
+def test_the_error_names_the_layer():
+    net = nn.ModuleDict({"a": randomize(DomainBatchNorm2d(2)), "b": nn.Sequential(DomainBatchNorm2d(2))})
+    with pytest.raises(ValueError, match=r"b\.0 \(DomainBatchNorm2d\) .*the running statistics of the target"):
+        to_batchnorm(net)
+    net["b"] = parametrizations.weight_norm(randomize(DomainBatchNorm2d(2)))
+    with pytest.raises(ValueError, match=r"b \(Parametrized.*\) computes its weight"):
+        to_batchnorm(net)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    for family in FAMILIES:
+        layer = randomize(family[2](4)).to(dtype).eval()
+        x = torch.randn(3, 4, 2, 2).to(dtype)
+        folded = to_batchnorm(layer)
+        assert {t.dtype for name, t in folded.state_dict().items() if "tracked" not in name} == {dtype}
+        # γ', β' and the result are rounded once each, and are of the size of a few units.
+        bound = 4 * torch.finfo(dtype).eps
+        torch.testing.assert_close(folded(x), layer(x), rtol=bound, atol=bound)
 
 
 def test_a_shared_layer_stays_shared():

@@ -242,7 +242,7 @@ def test_hooks_go_along_and_their_handles_still_remove_them(acts):
     net, seen = block(layer), []
     handles = [
         layer.register_forward_pre_hook(lambda m, args: seen.append(("pre", m, args[0]))),
-        layer.register_forward_hook(lambda m, args, kwargs, y: seen.append(("post", m, y)), with_kwargs=True),
+        layer.register_forward_hook(lambda m, args, kwargs, y: seen.append(("post", m, y.clone())), with_kwargs=True),
         layer.register_full_backward_hook(lambda m, gx, gy: seen.append(("back", m, gy[0]))),
         layer.register_full_backward_pre_hook(lambda m, gy: seen.append(("back pre", m, gy[0]))),
     ]

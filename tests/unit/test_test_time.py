@@ -329,3 +329,157 @@ def test_tents_entropy_is_finite_for_certain_predictions():
         model[1].weight.mul_(1e6)
     Tent(model)(torch.randn(8, 2))
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", [None, *FAMILIES])
+@pytest.mark.parametrize("spoilt", ["a NaN", "an infinity", "all NaN", "no rows"])
+def test_a_batch_without_a_finite_entropy_gets_its_logits_but_no_step(family, spoilt):
+    model, x = domain_network(family), images(20)
+    tent = Tent(model, lr=0.01)
+    tent(x[:8])
+    before, moments = state(model), copy.deepcopy(tent.optimizer.state_dict())
+    bad = x[8:14].clone()
+    if spoilt == "no rows":
+        bad = bad[:0]
+    elif spoilt == "all NaN":
+        bad.fill_(math.nan)
+    else:
+        bad[2, 0, 1, 1] = math.nan if spoilt == "a NaN" else -math.inf
+    logits = tent(bad)
+    assert logits.shape == (len(bad), 3)
+    assert logits.isnan().all()  # one row reaches all by the statistics of the batch
+    assert same(before, model.state_dict())
+    after = tent.optimizer.state_dict()["state"]
+    assert all(torch.equal(after[i][k], value) for i, s in moments["state"].items() for k, value in s.items())
+    assert tent(x[14:]).isfinite().all()
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert not same(before, model.state_dict())
+
+
+def test_a_gradient_whose_square_is_infinite_takes_no_step():
+    """Adam keeps squares, and would never move that parameter again."""
+    layer = nn.BatchNorm1d(2)
+    tent = Tent(nn.Sequential(layer, nn.Linear(2, 2)), lr=0.01)
+    handle = layer.weight.register_hook(lambda gradient: gradient * 1e25)
+    tent(torch.randn(8, 2))
+    assert layer.weight.tolist() == [1, 1]
+    handle.remove()
+    tent(torch.randn(8, 2))
+    assert layer.weight.tolist() != [1, 1]
+
+
+def test_a_class_that_is_ruled_out_adds_nothing_to_the_entropy():
+    """Networks rule classes out by logits of -inf; 0 log 0 is 0."""
+
+    class Masked(nn.Module):
+        def __init__(self, columns):
+            super().__init__()
+            torch.manual_seed(0)
+            self.norm, self.columns = nn.BatchNorm1d(3), columns
+
+        def forward(self, x):
+            y = self.norm(x)
+            return y[:, :2] if self.columns == 2 else y.masked_fill(torch.tensor([False, False, True]), -math.inf)
+
+    tents, x = [Tent(Masked(columns), lr=0.1) for columns in (2, 3)], torch.randn(8, 3)
+    for tent in tents:
+        tent(x)
+    assert tents[0].model.norm.weight[0] != 1
+    torch.testing.assert_close(tents[1].model.norm.weight, tents[0].model.norm.weight)
+
+
+def test_tent_moves_what_layers_share_once_and_what_was_frozen():
+    """Two norms of one scale, and a network that came without gradients: as one norm that passes twice."""
+    torch.manual_seed(0)
+    first, second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    second.weight, second.bias = first.weight, first.bias
+    tied = nn.Sequential(first, nn.Linear(3, 3), second).requires_grad_(False)
+    once = nn.Sequential(copy.deepcopy(first), copy.deepcopy(tied[1]))
+    once.append(once[0])
+    tents, x = [Tent(net, lr=0.1) for net in (tied, once)], torch.randn(8, 3)
+    assert [len(tent.adapted) for tent in tents] == [2, 2]
+    for tent in tents:
+        tent(x)
+    assert (first.weight != 1).all()
+    torch.testing.assert_close(first.weight, once[0].weight)
+    assert second.weight is first.weight
+
+
+def test_tent_leaves_the_ones_of_a_converted_layer_without_scale():
+    net = nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.BatchNorm1d(3))
+    expected = Tent(copy.deepcopy(net), lr=0.1)
+    tent, x = Tent(convert_norm(net, DomainBatchNorm2d), lr=0.1), torch.randn(8, 3)
+    for _ in range(2):
+        torch.testing.assert_close(tent(x), expected(x))
+    assert net[0].weight.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", [None, *FAMILIES])
+def test_half_precision(family, dtype):
+    """As in float32 from the same numbers; also Tent, whose steps of 1e-3 are too small for a bfloat16 near 1."""
+    half, x = domain_network(family).to(dtype), images(16).to(dtype)
+    single = copy.deepcopy(half).float()
+    before = copy.deepcopy(half.state_dict())
+    close = {"rtol": 40 * torch.finfo(dtype).eps, "atol": 40 * torch.finfo(dtype).eps}
+    for prior in (0, 4, math.inf):
+        with prediction_time(half, prior), prediction_time(single, prior):
+            y = half(x)
+            assert y.dtype == dtype
+            torch.testing.assert_close(y.float(), single(x.float()), **close)
+    tents = Tent(half), Tent(single)
+    for _ in range(20):
+        assert tents[0](x).dtype == dtype
+        tents[1](x.float())
+    moved = [p - q for p, q in zip(tents[1].adapted, tents[1]._start, strict=True)]
+    for p, q, step in zip(tents[0].adapted, tents[1].adapted, moved, strict=True):
+        assert p.dtype == dtype
+        torch.testing.assert_close(p.float(), q, rtol=2 * torch.finfo(dtype).eps, atol=0.6 * step.abs().max().item())
+    assert not same(before, half.state_dict())
+    tents[0].reset()
+    assert same(before, half.state_dict())
+    for _ in range(2):
+        tents[0](x)  # from the beginning: the copy that moves went back, too
+    assert (half[1].weight.float() - single[1].weight).abs().max() > 5e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_reset_leaves_no_gradients_and_works_inside_inference_mode(dtype):
+    tent, x = Tent(network().to(dtype), lr=0.01), images(10).to(dtype)
+    first = tent(x), tent(x)
+    with torch.inference_mode():
+        tent.reset()
+        assert all(p.grad is None for p in tent.adapted)
+        assert all(torch.equal(a, tent(x)) for a in first)
+
+
+# Batches that are not as they should be
+
+
+def test_with_an_infinite_prior_the_batch_has_no_say():
+    model, x = network().eval(), images(10)
+    x[0] = math.nan
+    expected = model(x)
+    with prediction_time(model, prior=math.inf):
+        y = model(x)
+    assert y[0].isnan().all()
+    torch.testing.assert_close(y[1:], expected[1:])
+    assert expected[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("family", [None, *FAMILIES])
+def test_a_batch_without_rows_gives_none(family):
+    for prior in (0, 4, math.inf):
+        with prediction_time(domain_network(family), prior) as model:
+            assert model(images(0)).shape == (0, 3)
+
+
+def test_other_domains_than_source_and_target():
+    net = convert_norm(network(), DomainBatchNorm2d, domains=("source", "other", "target"))
+    x, plain = images(8), network()
+    for prior in (0, 4):
+        with prediction_time(net, prior), prediction_time(plain, prior):
+            torch.testing.assert_close(net(x), plain(x))
+    net = convert_norm(network(), DomainBatchNorm2d, domains=3)
+    with prediction_time(net), pytest.raises(ValueError, match="got 'target'"):
+        net(x)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .base import DomainNorm
 from .moments import Moments
-from .passes import _wide, measure
+from .passes import measure, wide
 from .plain import Norm, norm_layers
 from .split import use_domain
 
@@ -141,14 +141,11 @@ def batch_moments(layer: Norm, x: Tensor) -> tuple[Tensor, Moments]:
 def stored_moments(layer: Norm, domain: str | int) -> Moments:
     """Return the running statistics, in float32 or better: a domain's row, or the only ones of a plain BatchNorm."""
     if isinstance(layer, DomainNorm):
-        mean, var, n = layer.stored(layer.row(domain))
-    else:
-        mean, var, n = layer.running_mean, layer.running_var, math.inf  # type: ignore[assignment]
-        if mean is None:
-            raise ValueError(
-                "a BatchNorm with track_running_stats=False has no statistics to use as a prior: use prior=0"
-            )
-    return Moments(_wide(mean), _wide(var), n)
+        return layer.stored(layer.row(domain))
+    mean, var = layer.running_mean, layer.running_var
+    if mean is None or var is None:
+        raise ValueError("a BatchNorm with track_running_stats=False has no statistics to use as a prior: use prior=0")
+    return Moments(wide(mean), wide(var), math.inf)
 
 
 class _Reached(Exception):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .base import DomainNorm
 from .gates import clip_gate
 from .moments import Moments
+from .passes import wide
 
 
 class AutoDIAL(DomainNorm):
@@ -42,7 +43,7 @@ class AutoDIAL(DomainNorm):
     def mix(self, *moments: Moments) -> tuple[Moments, Moments]:
         """Return the moments of the two mixture distributions."""
         source, target = moments
-        alpha = clip_gate(self.alpha)
+        alpha = wide(clip_gate(self.alpha))
 
         def mixture(own: Moments, other: Moments) -> Moments:
             mean = alpha * own.mean + (1 - alpha) * other.mean
@@ -55,7 +56,7 @@ class AutoDIAL(DomainNorm):
     def corrections(self, *moments: Moments) -> tuple[Tensor, Tensor]:
         """Return 1 / (1 − Σw²), the rows' weights w being α/n and (1 − α)/n."""
         source, target = moments
-        alpha = clip_gate(self.alpha)
+        alpha = wide(clip_gate(self.alpha))
         own, other = alpha**2, (1 - alpha) ** 2
         return 1 / (1 - own / source.n - other / target.n), 1 / (1 - own / target.n - other / source.n)
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from .membership import Membership, Pass, in_backward
 from .moments import Moments, merge_ranks
 from .names import DOMAINS, domain_names, listed, rows_of_each
-from .passes import measure, scale_and_shift, scale_and_shift_images
+from .passes import measure, scale_and_shift, scale_and_shift_images, wide
 
 SOURCE, TARGET = 0, 1  # the rows of the two domains, where there are these two
 
@@ -154,18 +154,25 @@ class DomainNorm(nn.Module):
         """Measure consecutive parts of a batch; return the batch for :meth:`normalise`, and each part's moments."""
         per_row = x[0, 0].numel()
         x, mean, var = measure(x, sizes)
-        return x, [Moments(mean[i], var[i], size * per_row) for i, size in enumerate(sizes)]
+        return x, [Moments(m, v, n * per_row) for m, v, n in zip(mean.unbind(), var.unbind(), sizes, strict=True)]
 
     def normalise(
         self, x: Tensor, sizes: list[int], moments: Sequence[Moments], affines: Sequence[tuple[Tensor, Tensor]]
     ) -> Tensor:
         """Apply to each part its moments, or those of each of its images, then its weight and bias."""
-        parts = [m.mean for m in moments], [m.var for m in moments], *zip(*affines, strict=True)
-        if any(m.mean.dim() == 2 for m in moments):  # one row of vectors per image
-            images = (torch.cat([v.expand(n, -1) for v, n in zip(part, sizes, strict=True)]) for part in parts)
-            mean, var, weight, bias = images
+        means, variances = [m.mean for m in moments], [m.var for m in moments]
+        weights, biases = [weight for weight, _ in affines], [bias for _, bias in affines]
+        if any(mean.dim() == 2 for mean in means):  # one row of vectors per image
+            mean, var, weight, bias = (
+                torch.cat([v.expand(n, -1) for v, n in zip(vectors, sizes, strict=True)])
+                for vectors in (means, variances, weights, biases)
+            )
             return scale_and_shift_images(x, mean, weight * (var + self.eps).rsqrt(), bias)
-        mean, var, weight, bias = (torch.stack(tuple(part)) for part in parts)
+        mean, var = torch.stack(means), torch.stack(variances)
+        if all(weight is weights[0] for weight in weights):
+            weight, bias = weights[0], biases[0].expand_as(mean)
+        else:
+            weight, bias = torch.stack(weights), torch.stack(biases)
         return scale_and_shift(x, sizes, mean, weight * (var + self.eps).rsqrt(), bias)
 
     def evaluate(self, x: Tensor, moments: Moments, weight: Tensor, bias: Tensor) -> Tensor:
@@ -176,12 +183,13 @@ class DomainNorm(nn.Module):
 
     def stored(self, row: int) -> Moments:
         """Return a running row as constant moments."""
-        return Moments(self.running_mean[row], self.running_var[row], math.inf)
+        return Moments(wide(self.running_mean[row]), wide(self.running_var[row]), math.inf)
 
-    def store(self, row: int, moments: Moments, weight: float | Tensor) -> None:
-        """Move a running row by ``weight`` towards the moments, whose variance is taken as it is."""
+    def store(self, row: int | slice, moments: Moments, weight: float | Tensor) -> None:
+        """Move a running row by ``weight`` towards the moments, whose variance is taken as it is; or several rows."""
         for buffer, value in ((self.running_mean, moments.mean), (self.running_var, moments.var)):
-            buffer[row].add_((value - buffer[row]) * weight)
+            old = buffer[row]
+            old.add_((value - old) * weight)
 
     def spread(self, difference: Tensor) -> Tensor:
         """Return what a shift ``(C,)`` of the mean adds to the second moment."""
@@ -205,6 +213,13 @@ class DomainNorm(nn.Module):
     def track(self, moments: Sequence[Moments], present: Sequence[bool] | Tensor) -> None:
         """Count a batch of the domains that are present, and move their running rows to its unbiased moments."""
         with torch.no_grad():
+            if self.momentum is not None and not isinstance(present, Tensor) and all(present):
+                self.num_batches_tracked.add_(1)
+                together = Moments(
+                    torch.stack([m.mean for m in moments]), torch.stack([m.var for m in moments]), math.inf
+                )
+                self.store(slice(None), together, self.momentum)
+                return
             for row, m in enumerate(moments):
                 if present[row] is not False:
                     self.num_batches_tracked[row].add_(present[row])
@@ -216,7 +231,8 @@ class DomainNorm(nn.Module):
         if self.training and x.numel() == 0:
             raise ValueError(f"nothing to measure in a batch of shape {tuple(x.shape)}")
         # Statistics never in half precision; "meta" has no autocast to switch off.
-        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+        on = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+        with torch.autocast(x.device.type, enabled=False) if on else nullcontext():
             repeated = self.membership.repeated(self, x) if in_backward() else None
             counts = self._counts(x) if repeated is None else repeated.counts
             return self._train_batch(x, counts, repeated) if self.training else self._evaluate(x, counts)
@@ -246,7 +262,10 @@ class DomainNorm(nn.Module):
                 factors = self.corrections(*moments)
                 self.track([m._replace(var=m.var * f) for m, f in zip(mixed, factors, strict=True)], present)
         gain = self.gain(*moments)
-        applied = [self.blend(part, row, mixed[row]) for row, part in zip(here, x.split(sizes), strict=True)]
+        applied = [mixed[row] for row in here]
+        if type(self).blend is not DomainNorm.blend:
+            parts = x.split(sizes)
+            applied = [self.blend(part, row, m) for part, row, m in zip(parts, here, applied, strict=True)]
         return self.normalise(batch, sizes, applied, [self._affine(row, gain) for row in here])
 
     def _evaluate(self, x: Tensor, counts: list[int]) -> Tensor:
@@ -265,7 +284,9 @@ class DomainNorm(nn.Module):
         return torch.cat(out) if len(out) > 1 else out[0]
 
     def _affine(self, row: int, gain: Tensor | None) -> tuple[Tensor, Tensor]:
-        weight, bias = (self.weight, self.bias) if self.shared_affine else (self.weight[row], self.bias[row])
+        weight, bias = wide(self.weight), wide(self.bias)
+        if not self.shared_affine:
+            weight, bias = weight[row], bias[row]
         return (weight, bias) if gain is None else (weight * gain, bias * gain)
 
     def _frozen(self, row: int) -> Moments:

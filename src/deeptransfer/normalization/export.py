@@ -44,12 +44,17 @@ def to_batchnorm(model: nn.Module, domain: str | int = "target") -> nn.Module:
     Returns
     -------
     nn.Module
-        A copy in evaluation mode. There is nothing to train in it: its BatchNorm would overwrite the folded statistics.
+        A copy in evaluation mode, with the hooks of the layers. There is nothing to train in it: its BatchNorm would
+        overwrite the folded statistics. Its state loads strictly into the network that was converted: where that had no
+        scale or shift there is none, unless a gain has to be kept there. Dropout and activation of a layer of timm
+        stay in a forward hook.
 
     Raises
     ------
     ValueError
-        When the domain is unknown, the model holds no domain layer, or a row that is needed was never updated.
+        When the domain is unknown, the model holds no domain layer, or one cannot be folded: a row that is needed was
+        never updated, its class evaluates by a formula of its own, it is pruned or parametrised, has a hook on its
+        state, or is held in a plain list. The message names the layer's path.
     """
     rows_named(model, domain)
     model = copy.deepcopy(model).eval()
@@ -92,7 +97,8 @@ def _folded(layer: DomainNorm, row: int) -> nn.Module:
     kept = layer.state_dict()
     for name, value, neutral in (("weight", weight, 1), ("bias", bias, 0)):
         # What the BatchNorm before conversion lacked is lacking again, unless a gain has to be kept there.
-        part = nn.Parameter(value.clone(), getattr(layer, name).requires_grad)
+        old = getattr(layer, name)
+        part = nn.Parameter(value.to(old.dtype, copy=True), old.requires_grad)
         setattr(plain, name, part if name in kept or (value != neutral).any() else None)
     plain.affine = plain.weight is not None
     return plain.eval()
@@ -105,7 +111,7 @@ def _folded_whitening(layer: DomainWhitening, moments: Moments, weight: Tensor, 
     centred = Moments(torch.zeros_like(unit[0]), moments.var.double(), moments.n)
     matrix = layer.evaluate(unit, centred, weight.double(), torch.zeros_like(unit[0])).T  # (C, C), block diagonal
     blocks = matrix.view(c // g, g, c // g, g).diagonal(dim1=0, dim2=2).movedim(-1, 0)  # (G, g, g)
-    plain = GroupedLinear(c, c, 1, groups=c // g, device=weight.device, dtype=weight.dtype)
+    plain = GroupedLinear(c, c, 1, groups=c // g, device=weight.device, dtype=layer.weight.dtype)
     shift = bias.double() - matrix @ moments.mean.double()
     plain.load_state_dict({"weight": blocks.reshape(c, g, 1), "bias": shift})
     return plain.eval()

@@ -11,17 +11,28 @@ from torch import Tensor
 class _Clip(torch.autograd.Function):
     """Clamp whose gradient is stopped only where a descent step would lead further outside."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.low, ctx.high = low, high
+    def forward(x: Tensor, low: float, high: float) -> Tensor:
         return x.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+        x, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         outward = ((x >= ctx.high) & (grad < 0)) | ((x <= ctx.low) & (grad > 0))
         return grad.masked_fill(outward, 0), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return tangent.masked_fill((x > ctx.high) | (x < ctx.low), 0)
 
 
 def clip_gate(gate: Tensor, low: float = 0.5, high: float = 1.0) -> Tensor:

@@ -104,6 +104,8 @@ def _may_be_repeated() -> bool:
     # A checkpoint runs its part without gradient (use_reentrant=True), or sees to what is saved (False).
     if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or torch.jit.is_tracing():
         return False
+    if torch._C._are_functorch_transforms_active():  # their tensors do not outlive them
+        return False
     return not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 

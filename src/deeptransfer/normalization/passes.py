@@ -14,6 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
+
+BLOCK = 2**20  # values that stay in the cache
 
 
 def measure(x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,9 +35,7 @@ def measure(x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         ``x`` itself, for :func:`scale_and_shift` and nothing else: the two gradients meet in one tensor, in place;
         means and variances ``(len(sizes), C)``.
     """
-    if torch.compiler.is_compiling() or x.device.type != "cpu":
-        return x, *_measure(x, sizes)
-    return _Measure.apply(x, sizes)
+    return _Measure.apply(x, sizes) if by_hand(x) else (x, *_measure(x, sizes))
 
 
 def scale_and_shift(x: Tensor, sizes: list[int], mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -54,9 +55,8 @@ def scale_and_shift(x: Tensor, sizes: list[int], mean: Tensor, scale: Tensor, sh
     Tensor
         The batch, in its own dtype and memory format.
     """
-    if torch.compiler.is_compiling() or x.device.type != "cpu":
-        return _scale_and_shift(x, sizes, mean, scale, shift)
-    return _ScaleAndShift.apply(x, sizes, mean, scale, shift)
+    passes = _ScaleAndShift.apply if by_hand(x) else _scale_and_shift
+    return passes(x, sizes, mean, scale, shift)
 
 
 def measure_images(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ def measure_images(x: Tensor) -> tuple[Tensor, Tensor]:
     tuple of Tensor
         Means and variances ``(N, C)``.
     """
-    var, mean = torch.var_mean(_wide(x).flatten(2) if x.dim() > 2 else _wide(x).unsqueeze(2), 2, correction=0)
+    var, mean = torch.var_mean(wide(x).flatten(2) if x.dim() > 2 else wide(x).unsqueeze(2), 2, correction=0)
     return mean, var
 
 
@@ -132,17 +132,25 @@ def scale_and_shift_images(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor
     return scale_and_shift(rows, [1], *(v.reshape(1, -1) for v in (mean, scale, shift))).view(x.shape)
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def by_hand(x: Tensor) -> bool:
+    """Whether derivatives are written by hand: on a CPU, unless a compiler, ``torch.func`` or forward mode looks in."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return x.device.type == "cpu" and forward_ad._current_level < 0
+
+
 def _per_channel(vector: Tensor, x: Tensor) -> Tensor:
-    return vector.view(1, -1, *[1] * (x.dim() - 2))
+    return vector.view(-1, *[1] * (x.dim() - 2)) if x.dim() > 2 else vector
 
 
 def _measure(x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
     axes = [0, *range(2, x.dim())]
-    moments = [torch.var_mean(part, axes, correction=0) for part in _wide(x).split(sizes)]
+    moments = [torch.var_mean(part, axes, correction=0) for part in wide(x).split(sizes)]
     return torch.stack([mean for _, mean in moments]), torch.stack([var for var, _ in moments])
 
 
@@ -151,8 +159,8 @@ def _scale_and_shift(x: Tensor, sizes: list[int], mean: Tensor, scale: Tensor, s
     centre = mean.detach()
     shift = shift - scale * (mean - centre)
     parts = [
-        F.batch_norm(part, centre[i], torch.ones_like(centre[i]), scale[i], shift[i], False, 0.0, 0.0)
-        for i, part in enumerate(x.split(sizes))
+        F.batch_norm(rows, c, torch.ones_like(c), a, b, False, 0.0, 0.0)
+        for rows, c, a, b in zip(x.split(sizes), centre, scale, shift, strict=True)
     ]
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
@@ -166,13 +174,16 @@ def _two_pass_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     axes = [0, *range(2, x.dim())]
     n = x.numel() // x.shape[1]
     mean = x.sum(axes) / n
+    centre = _per_channel(mean, x)
+    if x.numel() <= BLOCK:
+        return mean, (x - centre).square_().sum(axes) / n
     total = torch.zeros_like(mean)
-    for rows in x.split(max(1, 2**20 // x[0].numel())):
-        total += (rows - _per_channel(mean, x)).square_().sum(axes)
+    for rows in x.split(max(1, BLOCK // x[0].numel())):
+        total += (rows - centre).square_().sum(axes)
     return mean, total / n
 
 
-def _differentiate(formula: Callable[..., Any], inputs: Sequence[Tensor], grads: Sequence[Tensor]) -> tuple[Any, ...]:
+def differentiate(formula: Callable[..., Any], inputs: Sequence[Tensor], grads: Sequence[Tensor]) -> tuple[Any, ...]:
     """Differentiate the plain formula, so that the derivative can be differentiated again."""
     # Aliases: one input may be computed from another, and each must receive its own derivative only.
     inputs = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in inputs]
@@ -182,7 +193,7 @@ def _differentiate(formula: Callable[..., Any], inputs: Sequence[Tensor], grads:
 class _Measure(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        moments = [_two_pass_moments(part) for part in _wide(x).split(sizes)]
+        moments = [_two_pass_moments(part) for part in wide(x).split(sizes)]
         mean, var = torch.stack([mean for mean, _ in moments]), torch.stack([var for _, var in moments])
         ctx.save_for_backward(x, mean)
         ctx.sizes = sizes
@@ -192,17 +203,18 @@ class _Measure(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor, None]:
         x, mean = ctx.saved_tensors
         if torch.is_grad_enabled():
-            (through,) = _differentiate(lambda x: _measure(x, ctx.sizes), [x], [grad_mean, grad_var])
+            (through,) = differentiate(lambda x: _measure(x, ctx.sizes), [x], [grad_mean, grad_var])
             return grad + through, None
         per_row = x.shape.numel() // (x.shape[0] * x.shape[1])
-        n = torch.tensor(ctx.sizes, dtype=mean.dtype).unsqueeze(1) * per_row
+        n = mean.new_tensor([[size * per_row] for size in ctx.sizes])
         slope = grad_var * 2 / n
         if x.dtype != mean.dtype:
             return grad + _scale_and_shift(x, ctx.sizes, mean, slope, grad_mean / n), None
         shift = grad_mean / n - slope * mean
-        for i, (part, rows) in enumerate(zip(grad.split(ctx.sizes), x.split(ctx.sizes), strict=True)):
+        for part, rows, *vectors in zip(grad.split(ctx.sizes), x.split(ctx.sizes), slope, shift, strict=True):
             # In place: the second pass made this gradient for us, and nobody else has seen it.
-            part.addcmul_(rows, _per_channel(slope[i], x)).add_(_per_channel(shift[i], x))
+            a, b = (_per_channel(vector, x) for vector in vectors)
+            part.addcmul_(rows, a).add_(b)
         return grad, None
 
 
@@ -212,10 +224,9 @@ class _ScaleAndShift(torch.autograd.Function):
         ctx.save_for_backward(x, mean, scale, shift)
         ctx.sizes = sizes
         y = torch.empty_like(x)
-        unused = mean.new_empty(0), mean.new_empty(0)
-        for i, (part, rows) in enumerate(zip(y.split(sizes), x.split(sizes), strict=True)):
-            one = torch.ones_like(mean[i])
-            torch.native_batch_norm(rows, scale[i], shift[i], mean[i], one, False, 0.0, 0.0, out=(part, *unused))
+        one, unused = torch.ones_like(mean[0]), (mean.new_empty(0), mean.new_empty(0))
+        for part, rows, m, a, b in zip(y.split(sizes), x.split(sizes), mean, scale, shift, strict=True):
+            torch.native_batch_norm(rows, a, b, m, one, False, 0.0, 0.0, out=(part, *unused))
         return y
 
     @staticmethod
@@ -223,17 +234,17 @@ class _ScaleAndShift(torch.autograd.Function):
         x, mean, scale, shift = ctx.saved_tensors
         if torch.is_grad_enabled():
             formula = lambda x, *vectors: _scale_and_shift(x, ctx.sizes, *vectors)  # noqa: E731
-            grad_x, *grads = _differentiate(formula, [x, mean, scale, shift], [grad])
+            grad_x, *grads = differentiate(formula, [x, mean, scale, shift], [grad])
             return grad_x, None, *grads
-        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad_scale, grad_shift = torch.empty_like(scale), torch.empty_like(shift)
-        sizes = ctx.sizes
-        for i, (rows, g) in enumerate(zip(x.split(sizes), grad.split(sizes), strict=True)):
-            one = torch.ones_like(mean[i])
+        sizes, one, needed = ctx.sizes, torch.ones_like(mean[0]), ctx.needs_input_grad[0]
+        grad_x, sums = torch.empty_like(x) if needed else x, []
+        parts = zip(x.split(sizes), grad.split(sizes), grad_x.split(sizes), mean, scale, strict=True)
+        for rows, g, out, m, a in parts:
             # BatchNorm's own reduction, Σ g (x - mean) and Σ g, without its gradient for x.
-            _, grad_scale[i], grad_shift[i] = torch.ops.aten.native_batch_norm_backward(
-                g, rows, one, None, None, mean[i], one, True, 0.0, [False, True, True]
-            )
-            if grad_x is not None:
-                torch.mul(g, _per_channel(scale[i], x), out=grad_x.split(sizes)[i])
-        return grad_x, None, -scale * grad_shift, grad_scale, grad_shift
+            sums += torch.ops.aten.native_batch_norm_backward(
+                g, rows, one, None, None, m, one, True, 0.0, [False, True, True]
+            )[1:]
+            if needed:
+                torch.mul(g, _per_channel(a, x), out=out)
+        grad_scale, grad_shift = torch.stack(sums[::2]), torch.stack(sums[1::2])
+        return grad_x if needed else None, None, -scale * grad_shift, grad_scale, grad_shift

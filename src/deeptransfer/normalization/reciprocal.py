@@ -11,6 +11,37 @@ from torch import Tensor, nn
 from .base import DomainNorm
 from .gates import clip_gate
 from .moments import Moments
+from .passes import by_hand, differentiate, wide
+
+
+def _attend(own: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """Softmax over j of −(own_i − other_j)² / T: (R, B) and (R, B) to (R, B, B)."""
+    difference = own.unsqueeze(2) - other.unsqueeze(1)
+    return torch.softmax(-difference.square() / temperature, dim=2)
+
+
+class _Attend(torch.autograd.Function):
+    """The same in few passes over the B² numbers, which cost a wide layer more than its batch."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, other: Tensor, temperature: float) -> Tensor:
+        distance = (own.unsqueeze(2) - other.unsqueeze(1)).square_()
+        attention = torch.softmax(distance.div_(-temperature), dim=2)
+        ctx.save_for_backward(own, other, attention)
+        ctx.temperature = temperature
+        return attention
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        own, other, attention = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            formula = lambda own, other: _attend(own, other, ctx.temperature)  # noqa: E731
+            grads = differentiate(formula, [own, other], [grad])
+            return *grads, None
+        slope = torch._softmax_backward_data(grad, attention, 2, attention.dtype).div_(-ctx.temperature)
+        # In place of the gradient, which the product with the values made for us alone.
+        slope.mul_(torch.sub(own.unsqueeze(2), other.unsqueeze(1), out=grad))
+        return 2 * slope.sum(2), -2 * slope.sum(1), None
 
 
 class ReciprocalNorm(DomainNorm):
@@ -80,15 +111,14 @@ class ReciprocalNorm(DomainNorm):
         var_s, var_t = (source.unbiased, target.unbiased) if self.unbiased else (source.var, target.var)
         own = torch.stack([source.mean, var_s, target.mean, var_t])  # (4, C), as the gates
         other = torch.stack([target.mean, var_t, source.mean, var_s])
-        gate = clip_gate(torch.stack([getattr(self, name) for name in self.gate_names]))
+        gate = wide(clip_gate(torch.stack([getattr(self, name) for name in self.gate_names])))
         mean_s, var_s, mean_t, var_t = (gate * own + (1 - gate) * self._compensate(own, other)).unbind()
         return Moments(mean_s, var_s, source.n), Moments(mean_t, var_t, target.n)
 
     def _compensate(self, own: Tensor, other: Tensor) -> Tensor:
         own, other = own.unflatten(1, (self.groups, -1)), other.unflatten(1, (self.groups, -1))  # (4, B, C / B)
-        difference = own.mean(2).unsqueeze(2) - other.mean(2).unsqueeze(1)  # (4, B, B)
-        attention = torch.softmax(-difference.square() / self.temperature, dim=2)
-        return (attention @ other).flatten(1)
+        attend = _Attend.apply if by_hand(own) else _attend
+        return (attend(own.mean(2), other.mean(2), self.temperature) @ other).flatten(1)
 
     def corrections(self, *moments: Moments) -> Sequence[float | Tensor]:
         """Return each domain's own correction, or none when the variances are unbiased already."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .adabn import batch_moments, evaluation_mode, stored_moments
 from .base import DomainNorm
 from .moments import Moments
-from .passes import _wide, scale_and_shift
+from .passes import scale_and_shift, wide
 from .plain import Norm, check_input, drop_and_act, kind, norm_layers
 
 
@@ -173,7 +173,7 @@ class Tent(nn.Module):
                 parameter.copy_(value)
                 parameter.grad = None
             # What Adam moves: the parameter itself, or its copy in float32.
-            self._moved = [p if (wide := _wide(p.detach())).dtype == p.dtype else wide for p in self.adapted]
+            self._moved = [p if (copy := wide(p.detach())).dtype == p.dtype else copy for p in self.adapted]
         self.optimizer = torch.optim.Adam(self._moved, lr=self.lr)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class Tent(nn.Module):
         with prediction_time(self.model), torch.inference_mode(False), torch.enable_grad():
             out = self.model(x.clone() if x.is_inference() else x)
             logits = getattr(out, "logits", out)
-            log_p = F.log_softmax(_wide(logits), dim=1)
+            log_p = F.log_softmax(wide(logits), dim=1)
             log_p = log_p.masked_fill(log_p == -math.inf, 0)  # a class ruled out by -inf: 0 log 0 is 0
             entropy = -(log_p.exp() * log_p).sum(1).mean()
             for parameter in self.adapted:
@@ -193,7 +193,7 @@ class Tent(nn.Module):
 
     @torch.no_grad()
     def _step(self) -> None:
-        gradients = [None if p.grad is None else _wide(p.grad) for p in self.adapted]
+        gradients = [None if p.grad is None else wide(p.grad) for p in self.adapted]
         if not all(g is None or g.square().isfinite().all() for g in gradients):  # Adam keeps the squares
             return
         for moved, gradient in zip(self._moved, gradients, strict=True):

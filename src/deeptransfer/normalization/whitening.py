@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .base import DomainNorm
 from .moments import Moments
+from .passes import wide
 
 
 class DomainWhitening(DomainNorm):
@@ -73,8 +74,7 @@ class DomainWhitening(DomainNorm):
         return x, [self._measure_part(part) for part in x.split(sizes)]
 
     def _measure_part(self, x: Tensor) -> Moments:
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        channels = wide.transpose(0, 1).flatten(1)  # (C, n)
+        channels = wide(x).transpose(0, 1).flatten(1)  # (C, n)
         mean = channels.mean(1, keepdim=True)
         centred = (channels - mean).unflatten(0, (-1, self.group_size))  # (G, g, n)
         n = channels.shape[1]
@@ -84,18 +84,28 @@ class DomainWhitening(DomainNorm):
         self, x: Tensor, sizes: list[int], moments: Sequence[Moments], affines: Sequence[tuple[Tensor, Tensor]]
     ) -> Tensor:
         """Whiten each part by its moments, then apply its weight and bias."""
-        parts = zip(x.split(sizes), moments, affines, strict=True)
-        return torch.cat([self.evaluate(part, own, *affine) for part, own, affine in parts])
+        out = []
+        for part, own, (weight, bias) in zip(x.split(sizes), moments, affines, strict=True):
+            centred = (part.transpose(0, 1).flatten(1) - own.mean.unsqueeze(1)).unflatten(0, (-1, self.group_size))
+            z = torch.linalg.solve_triangular(self._factor(own), centred, upper=False).flatten(0, 1)  # (C, n)
+            y = z * weight.unsqueeze(1) + bias.unsqueeze(1)
+            out.append(y.view(part.transpose(0, 1).shape).transpose(0, 1).to(x.dtype))
+        return torch.cat(out)
+
+    def _factor(self, moments: Moments) -> Tensor:
+        """The Cholesky factor L of each group's shrunk covariance."""
+        eye = torch.eye(self.group_size, dtype=moments.var.dtype, device=moments.var.device)
+        factor, info = torch.linalg.cholesky_ex((1 - self.shrinkage) * moments.var + self.shrinkage * eye)
+        return factor.masked_fill(info[:, None, None] != 0, math.nan)
 
     def evaluate(self, x: Tensor, moments: Moments, weight: Tensor, bias: Tensor) -> Tensor:
-        """Apply the inverse Cholesky factor group by group, then weight and bias."""
+        """Apply the one matrix of each group, γ L⁻¹, and then the shift β − γ L⁻¹ μ."""
         eye = torch.eye(self.group_size, dtype=moments.var.dtype, device=x.device)
-        factor, info = torch.linalg.cholesky_ex((1 - self.shrinkage) * moments.var + self.shrinkage * eye)
-        factor = factor.masked_fill(info[:, None, None] != 0, math.nan)
-        centred = (x.transpose(0, 1).flatten(1) - moments.mean.unsqueeze(1)).unflatten(0, (-1, self.group_size))
-        z = torch.linalg.solve_triangular(factor, centred, upper=False).flatten(0, 1)  # (C, n)
-        y = z * weight.unsqueeze(1) + bias.unsqueeze(1)
-        return y.view(x.transpose(0, 1).shape).transpose(0, 1).to(x.dtype)
+        matrix = torch.linalg.solve_triangular(self._factor(moments), eye, upper=False)
+        matrix = weight.view(-1, self.group_size, 1) * matrix
+        shift = bias.view(-1, self.group_size, 1) - matrix @ moments.mean.view(-1, self.group_size, 1)
+        groups = wide(x).reshape(len(x), *shift.shape[:2], -1)  # (N, G, g, positions)
+        return (matrix @ groups).add_(shift).view(x.shape).to(x.dtype)
 
     def spread(self, difference: Tensor) -> Tensor:
         """Return the outer product of each group's shift."""
@@ -104,12 +114,13 @@ class DomainWhitening(DomainNorm):
 
     def stored(self, row: int) -> Moments:
         """Return a running row as constant moments."""
-        return Moments(self.running_mean[row], self.running_cov[row], math.inf)
+        return Moments(wide(self.running_mean[row]), wide(self.running_cov[row]), math.inf)
 
-    def store(self, row: int, moments: Moments, weight: float | Tensor) -> None:
+    def store(self, row: int | slice, moments: Moments, weight: float | Tensor) -> None:
         """Move the covariance and, as its diagonal, the variance."""
-        self.running_cov[row].add_((moments.var - self.running_cov[row]) * weight)
-        diagonal = moments.var.diagonal(dim1=1, dim2=2).flatten()
+        old = self.running_cov[row]
+        old.add_((moments.var - old) * weight)
+        diagonal = moments.var.diagonal(dim1=-2, dim2=-1).flatten(-2)
         super().store(row, moments._replace(var=diagonal), weight)
 
     def reset_running_stats(self) -> None:
