@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 class _Clip(torch.autograd.Function):
@@ -21,18 +22,12 @@ class _Clip(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
         x, ctx.low, ctx.high = inputs
         ctx.save_for_backward(x)
-        ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         outward = ((x >= ctx.high) & (grad < 0)) | ((x <= ctx.low) & (grad > 0))
         return grad.masked_fill(outward, 0), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return tangent.masked_fill((x > ctx.high) | (x < ctx.low), 0)
 
 
 def clip_gate(gate: Tensor, low: float = 0.5, high: float = 1.0) -> Tensor:
@@ -53,4 +48,6 @@ def clip_gate(gate: Tensor, low: float = 0.5, high: float = 1.0) -> Tensor:
     Tensor
         The clamped gate, same shape.
     """
+    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+        return gate.clamp(low, high)  # a tangent does not say where a step would lead
     return _Clip.apply(gate, low, high)
