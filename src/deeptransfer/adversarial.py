@@ -10,7 +10,7 @@ With equal parts that is the mean over the joint batch, as released code takes i
 so its :math:`\lambda` is half of ours. The discriminator sees both domains in one batch, which one with batch
 normalisation needs: a batch of one domain would tell it the answer. A discriminator computes in the dtype of its
 weights, which the features must share; its logits are brought to float32, so losses are float32, or float64 if the
-logits are. NaN and infinity in the features never come out as a number that could be taken for a loss.
+logits are. NaN and infinity in the features come out as NaN: a look at values would wait for the GPU.
 """
 
 from __future__ import annotations
@@ -204,6 +204,8 @@ def _domain_logits(discriminator: Callable[[Tensor], Tensor], joint: Tensor, n_s
             "it must end in one logit"
         )
     logits = full_precision(logits.reshape(-1))
+    # A ReLU would swallow a −∞, and the loss would be a number: a row that is not finite makes its logit NaN.
+    logits = logits + 0 * joint.detach().sum(1, dtype=logits.dtype)
     return logits[:n_source], logits[n_source:]
 
 
@@ -400,7 +402,7 @@ class SoftLabelLoss(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+            raise ValueError(f"temperature must be positive, got {temperature}")
         self.num_classes, self.temperature = num_classes, temperature
         self.register_buffer("soft_labels", torch.zeros(num_classes, num_classes))  # row k is l^(k)
         self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.long))

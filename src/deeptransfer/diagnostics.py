@@ -189,7 +189,7 @@ def tsne(*samples: Rows, perplexity: float = 30.0, seed: int = 0) -> tuple[np.nd
         raise ValueError(f"the samples must have one width, 2 or more, got {widths}")
     rows = np.concatenate(arrays)
     if not 0 < perplexity < len(rows):
-        raise ValueError(f"perplexity {perplexity} must be positive and less than the number of rows, {len(rows)}")
+        raise ValueError(f"perplexity {perplexity} must be less than the number of rows, {len(rows)}, and positive")
     # scikit-learn holds squared distances in float32: beyond it they are 0 or infinite, and the process may crash.
     spread = np.ptp(rows, axis=0).max()
     if not 1e-15 < spread < 1e15:

@@ -95,7 +95,7 @@ def mean_squared_distance(*samples: Tensor) -> Tensor:
     .. math:: \frac{1}{N(N-1)}\sum_{i \ne j}\lVert z_i - z_j\rVert^2 = 2\sum_k \operatorname{var}(z_{\cdot k})
 
     The right-hand side needs no distance matrix. Without any spread the result is 1, so that the kernels of equal rows
-    are 1 and their discrepancy is 0 instead of 0/0.
+    are 1 and their discrepancy is 0 instead of 0/0. A spread beyond the format is 0 or infinite.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ class GaussianKernels(nn.Module):
         self.register_buffer("weights", beta.float())
 
     def forward(self, z: Tensor) -> Tensor:
-        """Kernel matrix ``(N, N)`` of the rows of ``z``, shape ``(N, d)``; two or more without fixed bandwidths."""
+        """Kernel matrix ``(N, N)`` of the rows of ``z``, shape ``(N, d)``; two rows or more unless σ² is fixed."""
         _check_samples(2 if self.sigma2 is None else 1, z=z)
         z, unit = _prepared(z)
         # Normalised once more, because a buffer may have been cast: kernels of equal rows are 1 in any format.
@@ -638,7 +638,7 @@ class _SquaredDistances(torch.autograd.Function):
     def forward(z: Tensor) -> Tensor:
         gram = z @ z.T
         norms = gram.diagonal()  # not z.square().sum(1): so d²_ii is exactly 0
-        return torch.sub(norms[:, None] + norms, gram, alpha=2).clamp_(min=0)
+        return torch.sub(norms[:, None] + norms, gram, alpha=2).clamp_min_(0)  # vmap knows no clamp_
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -693,7 +693,7 @@ def _prepared(*samples: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit(z: Tensor) -> Tensor:
-    """The power of two at the largest entry: to divide by it changes no digit. Infinite at NaN or infinity."""
+    """The power of two at the largest entry: to divide by it changes no digit. Infinite or NaN where that is."""
     low, high = z.detach().aminmax()
     largest = torch.maximum(high, -low)
     integer, exponent = (torch.int64, 0x7FF << 52) if z.dtype == torch.float64 else (torch.int32, 0xFF << 23)
@@ -773,7 +773,7 @@ def _quadruples(x: Tensor, y: Tensor, sigma2: Bandwidths | None) -> Tensor:
         unit = _unit(ends.amax(0) - ends.amin(0))  # not of the rows themselves: a column's mean is in no difference
         exponents = [_exponent(value, unit) for value in _as_bandwidths(sigma2)]
     x1, x2, y1, y2 = xs[::2], xs[1::2], ys[::2], ys[1::2]
-    d2 = [(a - b).div_(unit).square().sum(1) for a, b in ((x1, x2), (y1, y2), (x1, y2), (x2, y1))]
+    d2 = [((a - b) / unit).square().sum(1) for a, b in ((x1, x2), (y1, y2), (x1, y2), (x2, y1))]
     terms = []
     for exponent in exponents:
         xx, yy, xy, yx = (torch.exp(d * exponent) for d in d2)

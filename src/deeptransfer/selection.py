@@ -107,7 +107,7 @@ def soft_neighborhood_density(logits: Tensor, temperature: float = 0.05) -> floa
     ICCV 2021.
     """
     if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        raise ValueError(f"temperature must be positive, got {temperature}")
     p = F.normalize(_log_probabilities(logits).exp(), dim=1)
     if len(p) < 3:
         raise ValueError(f"a neighbourhood needs 3 rows or more, got {len(p)}")

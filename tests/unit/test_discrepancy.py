@@ -349,6 +349,249 @@ def test_compiles_as_one_graph(n):
         torch.testing.assert_close(torch.autograd.grad(compiled(*arguments), x)[0], expected)
 
 
+# ------------------------------------------------------------------------------------------- scales and bad values
+
+FOLLOWING = {
+    "multi-kernel": MultiKernelMMD(),
+    "unbiased": MultiKernelMMD(estimator="unbiased"),
+    "joint": lambda x, y: JointMMD([GaussianKernels(), GaussianKernels()])([x, x[:, :2]], [y, y[:, :2]]),
+    "mmd2": mmd2,
+    "linear-time": linear_time_mmd2,
+    "spread": lambda x, y: linear_mmd2(x, y, "spread"),
+}
+FIXED = {
+    "mmd2": lambda x, y, s: mmd2(x, y, [s, 4 * s]),
+    "multi-kernel": lambda x, y, s: MultiKernelMMD(sigma2=[s, 4 * s])(x, y),
+    "linear-time": lambda x, y, s: linear_time_mmd2(x, y, [s, 4 * s]),
+    "kernel": lambda x, y, s: gaussian_kernel(x, y, s).mean(),
+    "witness": lambda x, y, s: witness(x, x, y, [s, 4 * s]).square().sum(),
+}
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    name=st.sampled_from(sorted(FOLLOWING)),
+    power=st.integers(-110, 110),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 9),
+)
+def test_value_and_gradient_do_not_depend_on_the_scale(name, power, dtype, seed):
+    """Squared distances leave float32 at 1e-19 and 1e19; by a power of two, not even a digit changes."""
+    x, y = sample(6, 8, 3, seed, dtype=dtype)
+    scale = 2.0**power
+    plain, scaled = x.clone().requires_grad_(), (x * scale).requires_grad_()
+    values = FOLLOWING[name](plain, y), FOLLOWING[name](scaled, y * scale)
+    assert torch.equal(*values)
+    gradients = torch.autograd.grad(values[0], plain)[0], torch.autograd.grad(values[1], scaled)[0]
+    assert torch.equal(gradients[0], gradients[1] * scale)
+    assert gradients[0].any()
+
+
+@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("scale", [1e-25, 1e-20, 1e19, 1e25])
+def test_a_fixed_bandwidth_of_any_scale_is_right(name, scale):
+    """σ² itself leaves float32 here."""
+    x, y = sample(6, 8, 3)
+    x, y = scale * x, scale * y
+    exact = x.clone().requires_grad_()
+    rounded = x.float().requires_grad_()
+    expected, value = FIXED[name](exact, y, 1.3 * scale**2), FIXED[name](rounded, y.float(), 1.3 * scale**2)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+    expected, value = torch.autograd.grad(expected, exact)[0], torch.autograd.grad(value, rounded)[0]
+    torch.testing.assert_close(value.double() * scale, expected * scale, rtol=1e-4, atol=1e-6)
+    tensor = torch.tensor(1.3 * scale**2, dtype=torch.float64)
+    torch.testing.assert_close(
+        FIXED[name](x.float(), y.float(), tensor), FIXED[name](x.float(), y.float(), tensor.item())
+    )
+
+
+def test_a_bandwidth_far_from_the_data_is_right():
+    x, y = sample(6, 6, 3, dtype=torch.float32)
+    for s in (1e-45, 1e-300, 5e-324, torch.tensor(1e-45)):
+        assert (gaussian_kernel(x, y, s) == 0).all()
+        assert mmd2(x, y, s).item() == pytest.approx(1 / 3)
+    for s in (1e40, 1e300, torch.tensor(1e300, dtype=torch.float64)):
+        assert (gaussian_kernel(x, y, s) == 1).all()
+
+
+def test_a_constant_column_hides_no_small_spread():
+    x, y = sample(6, 8, 3, dtype=torch.float32)
+    one = torch.ones(8, 1)
+    for loss in [*FOLLOWING.values(), lambda x, y: mmd2(x, y, 1e-40), lambda x, y: linear_time_mmd2(x, y, 1e-40)]:
+        narrow = [1e-20 * t for t in (x, y)]
+        wide = [torch.cat((t, one[: len(t)]), 1) for t in narrow]
+        if loss is not FOLLOWING["joint"]:
+            torch.testing.assert_close(loss(*wide), loss(*narrow), rtol=1e-5, atol=1e-6)
+
+
+def test_mean_and_median_distance_are_rounded_to_what_the_format_holds():
+    x, y = sample(6, 8, 3, dtype=torch.float32)
+    for f in (mean_squared_distance, median_squared_distance, lambda x, y: squared_distances(x, y).max()):
+        value = f(x, y)
+        assert f(1e-20 * x, 1e-20 * y).item() == pytest.approx(1e-40 * value.item(), rel=1e-3)  # a denormal
+        assert f(1e-30 * x, 1e-30 * y).item() == 0
+        assert f(1e30 * x, 1e30 * y).item() == float("inf")
+    assert mmd2(x, y, mean_squared_distance(1e-30 * x, 1e-30 * y)).isnan()
+    assert mmd2(x, y, mean_squared_distance(1e30 * x, 1e30 * y)).isnan()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("which", ["x", "y"])
+def test_no_function_takes_what_is_not_finite_for_a_number(bad, which):
+    """An infinite row is at distance ∞ of all others and its kernel is 0: that would look like a result."""
+    x, y = sample(6, 6, 3, dtype=torch.float32)
+    (x if which == "x" else y)[2, 1] = bad
+    for loss in FOLLOWING.values():
+        assert loss(x, y).isnan()
+    for loss in FIXED.values():
+        assert loss(x, y, 0.7).isnan()
+    assert linear_mmd2(x, y).isnan()
+    assert mean_squared_distance(x, y).isnan()
+    assert median_squared_distance(x, y).isnan()
+    assert not squared_distances(x, y).isfinite().any()
+    for call in (lambda: mmd_test(x, y), lambda: mmd_test(x, y, 0.7)):
+        with pytest.raises(ValueError, match="x or y holds NaN or infinity"):
+            call()
+    with pytest.raises(ValueError, match="not finite"):
+        optimal_kernel_weights(x, y, [0.7, 2.0])
+
+
+@pytest.mark.parametrize("sigma2", [-1.0, 0.0, float("nan"), float("inf")])
+def test_a_tensor_that_is_no_bandwidth_gives_nan(sigma2):
+    x, y = sample(6, 6, 3)
+    sigma2s = torch.tensor([1.0, sigma2], dtype=torch.float64)
+    for loss in (mmd2, linear_time_mmd2, lambda x, y, s: gaussian_kernel(x, y, s[1]).mean()):
+        assert loss(x, y, sigma2s).isnan()
+    with pytest.raises(ValueError, match="sigma2 must be positive and finite"):
+        mmd_test(x, y, sigma2s)
+    with pytest.raises(ValueError, match="not finite"):
+        optimal_kernel_weights(x, y, sigma2s)
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0], [1.5, -0.5], [float("nan"), 1.0], [0.0, 0.0]])
+def test_a_tensor_that_is_no_convex_combination_is_no_weight(weights):
+    x, y = sample(6, 6, 3)
+    for loss in (mmd2, linear_time_mmd2):
+        assert loss(x, y, [1.0, 2.0], torch.tensor(weights)).isnan()
+        with pytest.raises(ValueError, match="sum to 1"):
+            loss(x, y, [1.0, 2.0], weights)
+    with pytest.raises(ValueError, match="sum to 1"):
+        MultiKernelMMD((1.0, 2.0), torch.tensor(weights))
+    with pytest.raises(ValueError, match="weights not negative with sum 1"):
+        mmd_test(x, y, [1.0, 2.0], torch.tensor(weights))
+    for dtype in (torch.bfloat16, torch.float32):
+        right = torch.full((5,), 0.2, dtype=dtype)
+        assert mmd2(x, y, [1.0] * 5, right).item() == pytest.approx(mmd2(x, y, 1.0).item(), rel=1e-2)
+
+
+def test_bandwidths_may_be_a_numpy_array():
+    x, y = sample(6, 6, 3)
+    assert torch.equal(mmd2(x, y, np.array([0.5, 2.0])), mmd2(x, y, [0.5, 2.0]))
+    with pytest.raises(ValueError, match=r"got -2\.0"):
+        mmd2(x, y, np.array([0.5, -2.0]))
+
+
+def test_layout_and_dtype_of_the_samples_may_differ():
+    x, y = sample(6, 8, 3)
+    for name, loss in (FOLLOWING | {"linear": linear_mmd2}).items():
+        strided = torch.stack((x, x), 2)[:, :, 0], y.T.contiguous().T
+        torch.testing.assert_close(loss(*strided), loss(x, y), msg=lambda m, name=name: f"{name}: {m}")
+        low = loss(x.bfloat16(), y.float())
+        assert low.dtype == torch.float32
+        torch.testing.assert_close(low, loss(x.bfloat16().float(), y.float()))
+        assert loss(x.float(), y).dtype == torch.float64
+
+
+@pytest.mark.parametrize("loss", [MultiKernelMMD(), mmd2, linear_time_mmd2, linear_mmd2, JointMMD([GaussianKernels()])])
+def test_autocast_reaches_neither_value_nor_gradient(loss):
+    """Also where backward itself is called under autocast, as a gradient penalty does."""
+    x, y = sample(8, 8, 5, dtype=torch.float32)
+    x.requires_grad_()
+
+    def both():
+        value = loss([x], [y]) if isinstance(loss, JointMMD) else loss(x, y)
+        return value, torch.autograd.grad(value, x)[0]
+
+    expected = both()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = both()
+    assert found[0].dtype == torch.float32
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+# ------------------------------------------------------------------------------------------- transforms of torch.func
+
+
+TRANSFORMED = {
+    "mmd2": lambda x, y: mmd2(x, y, [0.5, 2.0]),
+    "default": mmd2,
+    "multi-kernel": MultiKernelMMD(),
+    "unbiased": MultiKernelMMD(estimator="unbiased"),
+    "joint": lambda x, y: JointMMD()([x, x.softmax(1)], [y, y.softmax(1)]),
+    "linear-time": linear_time_mmd2,
+    "linear-time fixed": lambda x, y: linear_time_mmd2(x, y, 0.7),
+    "linear": lambda x, y: linear_mmd2(x, y, "spread"),
+    "distances": lambda x, y: squared_distances(x).square().mean() + squared_distances(x, y).square().mean(),
+    "witness": lambda x, y: witness(x, x, y, 1.5).square().sum(),
+}
+
+
+# torch's own, when it first loads forward mode
+forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+
+
+@forward_mode
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_transforms_agree_with_autograd(name):
+    loss = TRANSFORMED[name]
+    xs = torch.stack([sample(4, 5, 3, seed)[0] for seed in range(3)])
+    ys = torch.stack([sample(4, 5, 3, seed)[1] for seed in range(3)])
+    values = torch.stack([loss(x, y) for x, y in zip(xs, ys, strict=True)])
+    torch.testing.assert_close(torch.func.vmap(loss)(xs, ys), values)
+    torch.testing.assert_close(torch.func.vmap(loss, in_dims=(0, None))(xs, ys[0])[0], values[0])
+    gradients = []
+    for x, y in zip(xs, ys, strict=True):
+        leaf = x.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(loss(leaf, y), leaf)[0])
+    torch.testing.assert_close(torch.func.grad(loss)(xs[0], ys[0]), gradients[0])
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(xs, ys), torch.stack(gradients))
+    tangent = torch.cos(xs[0])
+    value, slope = torch.func.jvp(lambda x: loss(x, ys[0]), (xs[0],), (tangent,))
+    torch.testing.assert_close(value, values[0])
+    torch.testing.assert_close(slope, (gradients[0] * tangent).sum())
+    torch.testing.assert_close(
+        torch.func.jvp(torch.func.grad(lambda x: loss(x, ys[0])), (xs[0],), (tangent,))[1],
+        torch.autograd.functional.hvp(lambda x: loss(x, ys[0]), xs[0], tangent)[1],
+    )
+
+
+@forward_mode
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, y: mmd2(x, y, [0.5, 2.0]),
+        lambda x, y: JointMMD([GaussianKernels(sigma2=2.0), GaussianKernels(sigma2=0.8)])([x, x.sin()], [y, y.sin()]),
+        lambda x, y: linear_time_mmd2(x, y, 1.5),
+        lambda x, y: linear_mmd2(x, y, "width"),
+        lambda x, y: gaussian_kernel(x, y, 1.5),
+        lambda x, y: squared_distances(x, y),
+    ],
+    ids=["mmd2", "joint", "linear-time", "linear", "kernel", "distances"],
+)
+def test_second_derivatives_with_fixed_bandwidths(loss):
+    x, y = (t.requires_grad_() for t in sample(4, 5, 3))
+    assert torch.autograd.gradgradcheck(loss, (x, y))
+    assert torch.autograd.gradcheck(loss, (x, y), check_forward_ad=True)
+
+
+def test_a_bandwidth_can_be_learned():
+    x, y = sample(4, 5, 3)
+    log_sigma2 = torch.tensor([0.3, -0.2], dtype=torch.float64, requires_grad=True)
+    for loss in (mmd2, linear_time_mmd2):
+        assert torch.autograd.gradcheck(lambda s, loss=loss: loss(x, y, s.exp()), log_sigma2)
+
+
 class _LargestTensor(TorchDispatchMode):
     """Remembers the most elements of any tensor an operation returns."""
 
@@ -509,6 +752,69 @@ def test_permutation_test_sees_a_difference_and_refuses_nan():
         mmd_test(x, bad)
 
 
+@pytest.mark.parametrize("sigma2", [1e8, 1e12, 1e100])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_p_value_of_a_wide_kernel_is_that_of_the_linear_one(sigma2, estimator):
+    """σ²·T tends to the difference of linear kernels: ties are at the scale of the sums, not of 1."""
+    x, y = sample(30, 20, 3, shift=0.6)
+    result = mmd_test(x, y, sigma2, estimator=estimator, permutations=200)
+    z = torch.cat((x, y))
+    order = torch.rand(200, 50, generator=torch.Generator().manual_seed(0)).argsort(1)
+    linear = reference.linear_mmd2
+    null = np.array([linear(z[o[:30]].numpy(), z[o[30:]].numpy(), estimator) for o in order])
+    observed = linear(x.numpy(), y.numpy(), estimator)
+    assert result.p_value == (1 + (null >= observed).sum()) / 201
+    assert result.p_value < 0.05
+    assert sigma2 * result.statistic == pytest.approx(observed, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
+@pytest.mark.parametrize("sigma2", [None, 1e-6, 1.0, 1e6, 1e14])
+@pytest.mark.parametrize(("n", "m"), [(2, 2), (1, 6), (3, 2)])
+def test_ties_count_at_every_scale(n, m, sigma2, scale):
+    """Few splits exist, so many permutations are the observed one; against exact ties, enumerated."""
+    x, y = (scale * t for t in sample(n, m, 2, shift=3.0))
+    z = torch.cat((x, y))
+    sigma2 = None if sigma2 is None else sigma2 * scale**2
+    order = torch.rand(300, n + m, generator=torch.Generator().manual_seed(0)).argsort(1)
+    values = {}
+    for o in [torch.arange(n + m), *order]:
+        split = frozenset(o[:n].tolist())
+        if n == m:  # the mirror is the same split
+            split = frozenset((split, frozenset(o[n:].tolist())))
+        if split not in values:
+            values[split] = mmd_test(z[o[:n]], z[o[n:]], sigma2, permutations=1).statistic
+    observed = next(iter(values.values()))
+
+    def key(o):
+        split = frozenset(o[:n].tolist())
+        return frozenset((split, frozenset(o[n:].tolist()))) if n == m else split
+
+    largest = max(abs(v) for v in values.values())
+    expected = sum(values[key(o)] >= observed - 1e-9 * largest for o in order)
+    assert mmd_test(x, y, sigma2, permutations=300).p_value == (1 + expected) / 301
+
+
+def test_equal_and_constant_samples_are_never_rejected():
+    x, _ = sample(7, 1, 3)
+    assert mmd_test(x, x.clone(), permutations=50).p_value > 0.5
+    constant = torch.full((7, 3), 0.1)
+    for estimator in ("biased", "unbiased"):
+        assert mmd_test(constant, constant, estimator=estimator, permutations=50).p_value == 1
+        assert mmd_test(x, x, 1e-300, estimator=estimator, permutations=50).statistic <= 0
+
+
+def test_weights_for_kernels_much_wider_than_the_data_are_right():
+    """d is 1e-14 here: in float64 h has digits left, and nnls must not take d for zero."""
+    x, y = sample(40, 40, 2, shift=2.0)
+    d = np.array([reference.linear_time(x.numpy(), y.numpy(), mixture([s], [1.0])) for s in (1e14, 1e16)])
+    assert d[0] > 0
+    beta = optimal_kernel_weights(x, y, [1e14, 1e16])
+    assert beta.isfinite().all()
+    assert beta.sum().item() == pytest.approx(1)
+    assert beta[0] > beta[1]
+
+
 # ------------------------------------------------------------------------------------------------------- refusals
 
 X, Y = torch.randn(4, 3), torch.randn(4, 3)
@@ -554,6 +860,13 @@ X, Y = torch.randn(4, 3), torch.randn(4, 3)
         (lambda: median_squared_distance(X[:1]), "two rows, got 1"),
         (lambda: squared_distances(X[0]), r"got \(3,\)"),
         (lambda: witness(X[:, :2], X, Y, 1.0), "'points': 2"),
+        (lambda: mmd2(X[:, :0], Y[:, :0]), r"x must have one column or more, got \(4, 0\)"),
+        (lambda: linear_mmd2(X, Y.to("meta")), "on one device, got .*'x': 'cpu', 'y': 'meta'"),
+        (lambda: linear_time_mmd2(X, Y.int()), "y must be floating, got torch.int32"),
+        (lambda: mmd_test(X.long(), Y), "x must be floating"),
+        (lambda: GaussianKernels()(X[:1]), "z must have 2 rows or more, got 1"),
+        (lambda: optimal_kernel_weights(X, Y, [1.0], ridge=float("nan")), "ridge must be positive, got nan"),
+        (lambda: mean_squared_distance(), "two rows, got 0"),
     ],
 )
 def test_bad_input_is_refused_by_value(call, message):
