@@ -810,8 +810,8 @@ def _check_samples(least: int, **samples: Tensor) -> None:
     widths = {name: sample.shape[1] for name, sample in samples.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"the samples must have one width, got {widths}")
-    devices = {name: str(sample.device) for name, sample in samples.items()}
-    if len(set(devices.values())) > 1:
+    if len({sample.device for sample in samples.values()}) > 1:
+        devices = {name: str(sample.device) for name, sample in samples.items()}
         raise ValueError(f"the samples must be on one device, got {devices}")
 
 

@@ -124,10 +124,10 @@ class Objective(nn.Module):
         source, rows = forward_domains(network, batch.xs, torch.cat(list(present.values())), layers=self.layers)
         outputs = _split(rows, [len(images) for images in present.values()])
         passed = Passed(source, **dict(zip(present, outputs, strict=True)))
-        logits, labels = source.logits, batch.ys
+        logits, labels = full_precision(source.logits), batch.ys
         if passed.labelled is not None and batch.yl is not None:
             logits, labels = torch.cat([logits, passed.labelled.logits]), torch.cat([labels, batch.yl])
-        losses = {"classification": F.cross_entropy(full_precision(logits), labels)}
+        losses = {"classification": F.cross_entropy(logits, labels)}
         return losses | self.terms(passed, batch, progress)
 
     def strength(self, progress: float) -> float:

@@ -165,3 +165,46 @@ def test_weights_learned_on_the_tested_rows_make_p_values_too_small():
         outside += mmd_test(x, y, sigma2s, optimal_kernel_weights(*other, sigma2s), "unbiased", 99, s).p_value <= 0.1
     assert outside / 150 < 0.17
     assert inside > outside
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    n=st.integers(2, 9),
+    m=st.integers(2, 9),
+    d=st.integers(1, 5),
+    scale=st.floats(1e-6, 1e6),
+    shift=st.floats(-3, 3),
+    estimator=st.sampled_from(["biased", "unbiased"]),
+    seed=st.integers(0, 99),
+)
+def test_properties_of_the_multi_kernel_mmd(n, m, d, scale, shift, estimator, seed):
+    """Symmetric, ≥ 0 if biased, free of the order of rows, of scale, of origin and of a rotation."""
+    x, y = normal(n, d, seed=seed), normal(m, d, seed=100 + seed) + shift
+    generator = torch.Generator().manual_seed(seed)
+    rotation = torch.linalg.qr(normal(d, d, seed=200 + seed))[0]
+    joint = JointMMD([GaussianKernels(), GaussianKernels()], estimator)
+    losses = [
+        MultiKernelMMD(estimator=estimator),
+        lambda x, y: mmd2(x, y, estimator=estimator),
+        lambda x, y: joint([x, x[:, :1]], [y, y[:, :1]]),
+        lambda x, y: linear_mmd2(x, y, "spread"),
+    ]
+    for i, loss in enumerate(losses):
+        value = loss(x, y).item()
+        if estimator == "biased" or i == 3:
+            assert value >= -1e-14
+        a, b = torch.randperm(n, generator=generator), torch.randperm(m, generator=generator)
+        others = [loss(y, x), loss(x[a], y[b]), loss(scale * x, scale * y)]
+        if i != 2:  # its second layer is the first coordinate alone
+            others += [loss(x @ rotation, y @ rotation), loss(x + 5, y + 5)]
+        for other in others:
+            assert other.item() == pytest.approx(value, abs=1e-12)
+
+
+@settings(deadline=None, max_examples=20)
+@given(n=st.integers(1, 6), m=st.integers(1, 6), power=st.integers(-30, 30), seed=st.integers(0, 99))
+def test_p_value_does_not_depend_on_the_scale_of_the_data(n, m, power, seed):
+    x, y = normal(n, 2, seed=seed), normal(m, 2, seed=100 + seed) + 1
+    one, other = (mmd_test(s * x, s * y, permutations=60).p_value for s in (1.0, 10.0**power))
+    assert one == other
+    assert 1 / 61 <= one <= 1

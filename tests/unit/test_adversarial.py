@@ -371,10 +371,225 @@ def test_copies_and_pickles():
         torch.testing.assert_close(other(fs, ft, ls, lt), expected, rtol=0, atol=0)
 
 
+# Transforms of torch.func, second derivatives
+
+forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+
+
+def losses_of_features():
+    """Each loss as a function of features of 5 source and 3 target rows, (5, 4) and (3, 4)."""
+    _, _, ls, lt = parts()
+    torch.manual_seed(0)
+    dann = DomainAdversarialLoss(discriminator(4))
+    yield "dann", lambda s, t: dann(s, t, 0.3)
+    for name, loss_type in (("confusion", DomainConfusionLoss), ("encoder", AdversarialDiscriminativeLoss)):
+        loss = loss_type(discriminator(4))
+        yield name, lambda s, t, name=name, loss=loss: loss(s, t)[name]
+    for weighting, randomized in itertools.product(WEIGHTINGS, (False, True)):
+        loss = cdan(4, 3, weighting=weighting, randomized=randomized)
+        # the logits follow the features as well, so that the weights carry a gradient
+        yield (
+            f"cdan {weighting} {randomized}",
+            lambda s, t, loss=loss: loss(s, t, ls + s[:, :3], lt + t[:, :3], 0.3),
+        )
+    soft = SoftLabelLoss(3).double()
+    soft.update(normal(9, 3), torch.arange(9) % 3)
+    yield "soft labels", lambda s, t: soft(t[:, :3], torch.tensor([0, 2, 1])) + 0 * s.sum()
+
+
+@forward_mode
+@pytest.mark.parametrize(("name", "loss"), list(losses_of_features()), ids=lambda x: x if isinstance(x, str) else "")
+def test_transforms_agree_with_autograd(name, loss):
+    fs, ft = normal(2, 5, 4), normal(2, 3, 4, seed=1)
+    values, gradients = [], []
+    for s, t in zip(fs, ft, strict=True):
+        leaf = t.clone().requires_grad_()
+        values.append(loss(s, leaf))
+        gradients.append(torch.autograd.grad(values[-1], leaf)[0])
+    values, gradients = torch.stack(values).detach(), torch.stack(gradients)
+    torch.testing.assert_close(torch.func.vmap(loss)(fs, ft), values)
+    by_target = torch.func.grad(loss, argnums=1)
+    torch.testing.assert_close(by_target(fs[0], ft[0]), gradients[0])
+    torch.testing.assert_close(torch.func.vmap(by_target)(fs, ft), gradients)
+    value, slope = torch.func.jvp(lambda t: loss(fs[0], t), (ft[0],), (torch.cos(ft[0]),))
+    torch.testing.assert_close(value, values[0])
+    torch.testing.assert_close(slope, (gradients[0] * torch.cos(ft[0])).sum())
+
+
+@pytest.mark.parametrize("loss_type", [DomainAdversarialLoss, DomainConfusionLoss, AdversarialDiscriminativeLoss])
+def test_functional_gradient_of_the_discriminator(loss_type):
+    fs, ft, *_ = parts()
+    loss = loss_type(discriminator(4))
+    state = {name: p.detach() for name, p in loss.named_parameters()}
+
+    def value(state):
+        result = torch.func.functional_call(loss, state, (fs, ft))
+        return result["discriminator"] if isinstance(result, dict) else result
+
+    found = torch.func.grad(value)(state)
+    result = loss(fs, ft)
+    expected = torch.autograd.grad(
+        result["discriminator"] if isinstance(result, dict) else result, list(loss.parameters())
+    )
+    for name, gradient in zip(state, expected, strict=True):
+        torch.testing.assert_close(found[name], gradient)
+
+
+@forward_mode
+@pytest.mark.parametrize("lambda_", [0.3, torch.tensor(0.3), torch.tensor([[0.3]]), torch.tensor([[0.1], [0.7]])])
+def test_reversal_under_every_transform(lambda_):
+    x, incoming = normal(2, 3), normal(2, 3, seed=1)
+    expected = -(lambda_ * incoming).double()
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(gradient_reversal(leaf, lambda_), leaf, incoming)
+    torch.testing.assert_close(gradient, expected)
+    value = torch.func.grad(lambda x: (gradient_reversal(x, lambda_) * incoming).sum())(x)
+    torch.testing.assert_close(value, expected)
+    value, tangent = torch.func.jvp(lambda x: gradient_reversal(x, lambda_), (x,), (incoming,))
+    assert torch.equal(value, x)
+    torch.testing.assert_close(tangent, expected)
+    if not isinstance(lambda_, torch.Tensor) or lambda_.dim() == 0:
+        batched = torch.func.vmap(torch.func.grad(lambda x, g: (gradient_reversal(x, lambda_) * g).sum()))
+        torch.testing.assert_close(batched(x, incoming), expected)
+    # of x³ the gradient is −λ·3x², and reversing that once more in the second derivative gives λ²·6x
+    (first,) = torch.autograd.grad(gradient_reversal(leaf, lambda_).pow(3).sum(), leaf, create_graph=True)
+    torch.testing.assert_close(first, -lambda_ * 3 * x**2, check_dtype=False)
+    (second,) = torch.autograd.grad(first.sum(), leaf)
+    torch.testing.assert_close(second, lambda_**2 * 6 * x, check_dtype=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_reversal_changes_no_bit_and_no_dtype(dtype):
+    x = torch.tensor([1.5, -0.0, 0.0, math.inf, -math.inf, math.nan, 6e4], dtype=dtype)
+    for lambda_ in (0.0, 0.7, torch.tensor(0.7, dtype=torch.float64), torch.tensor([0.7], dtype=torch.float64)):
+        result = gradient_reversal(x, lambda_)
+        assert result.dtype == dtype
+        assert torch.equal(result.nan_to_num(7.0), x.nan_to_num(7.0))
+        assert torch.equal(result.signbit(), x.signbit())
+
+
+# What is not finite, or of half precision
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["dann", "confusion", "encoder", "cdan None False", "cdan joint True"])
+def test_features_that_are_not_finite_give_nan(name, bad):
+    """Also where every hidden unit's ReLU is at −∞: the loss would be a number that has forgotten them."""
+    loss = dict(losses_of_features())[name]
+    for row, sign in itertools.product(range(3), (1, -1)):
+        fs, ft = normal(5, 4), normal(3, 4, seed=1)
+        ft[row, 3] = sign * bad
+        assert loss(fs, ft).isnan()
+
+
+def test_a_relu_that_swallows_infinity_does_not_hide_it():
+    disc = DomainDiscriminator(1, 2)
+    with torch.no_grad():
+        for p in disc.parameters():
+            p.fill_(-1.0)
+    assert disc(torch.tensor([[math.inf]])).isfinite()
+    assert DomainAdversarialLoss(disc)(torch.tensor([[math.inf]]), torch.zeros(1, 1)).isnan()
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS[1:])
+def test_a_class_of_probability_zero_weighs_as_if_it_were_absent(weighting):
+    """0 · log 0 = 0, in value and gradient: logits of −∞ rule a class out, those of −1e4 underflow to 0."""
+    fs, ft, ls, lt = parts()
+    loss = cdan(4, 3, weighting=weighting)
+    results = []
+    for lowest in (-1e4, -math.inf):
+        logits = [h.clone() for h in (ls, lt)]
+        for h in logits:
+            h[:, 1] = lowest
+            h.requires_grad_()
+        value = loss(fs, ft, *logits, 0.7)
+        results.append([value, *torch.autograd.grad(value, logits)])
+    for a, b in zip(*results, strict=True):
+        assert a.isfinite().all()
+        torch.testing.assert_close(a, b)
+
+
+def test_soft_labels_with_a_class_ruled_out():
+    loss = SoftLabelLoss(3).double()
+    z = torch.tensor([[0.3, -math.inf, 1.0]], dtype=torch.float64, requires_grad=True)
+    loss.update(z, torch.tensor([0]))
+    two = SoftLabelLoss(2).double()
+    short = z.detach()[:, [0, 2]].requires_grad_()
+    two.update(short, torch.tensor([0]))
+    value, expected = loss(z, torch.tensor([0])), two(short, torch.tensor([0]))
+    assert value.item() == pytest.approx(expected.item())
+    gradient = torch.autograd.grad(value, z)[0]
+    torch.testing.assert_close(gradient[:, [0, 2]], torch.autograd.grad(expected, short)[0])
+    assert gradient[0, 1] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("batches", [1, 8])
+def test_soft_labels_of_many_images_in_half_precision(dtype, batches):
+    """Summed in half precision, a class of 4,000 images would stop counting at a few hundred."""
+    logits = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    exact, half = SoftLabelLoss(3).double(), SoftLabelLoss(3).to(dtype)
+    for z in logits.chunk(batches):
+        exact.update(z, torch.zeros(len(z), dtype=torch.long))
+        half.update(z, torch.zeros(len(z), dtype=torch.long))
+    assert half.soft_labels.dtype == dtype
+    torch.testing.assert_close(half.soft_labels.double(), exact.soft_labels, rtol=0, atol=2e-2 / 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_of_a_network_in_half_precision_are_near_those_in_float64(dtype):
+    """Everything cast: features, logits, discriminators, maps. Sums over rows are in float32."""
+    fs, ft, ls, lt = (x.to(dtype) for x in parts(200, 100))
+    exact = [x.double() for x in (fs, ft, ls, lt)]
+    models = [DomainAdversarialLoss(discriminator(4)), DomainConfusionLoss(discriminator(4))]
+    models += [AdversarialDiscriminativeLoss(discriminator(4)), cdan(4, 3, weighting="joint")]
+    models += [cdan(4, 3, weighting="max", randomized=True)]
+    for loss in models:
+        count = 4 if isinstance(loss, ConditionalDomainAdversarialLoss) else 2
+        low = copy.deepcopy(loss).to(dtype)
+        values = low(*(fs, ft, ls, lt)[:count]), copy.deepcopy(low).double()(*exact[:count])
+        if count == 4 or isinstance(loss, DomainAdversarialLoss):
+            values = {"": values[0]}, {"": values[1]}
+        for name, value in values[0].items():
+            assert value.dtype == torch.float32
+            assert value.item() == pytest.approx(values[1][name].item(), rel=1e-2)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 7), (5, 2)])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_one_row_of_each_domain_is_a_batch(n, m, batch_norm):
+    fs, ft, ls, lt = parts(n, m)
+    for loss in (DomainAdversarialLoss, DomainConfusionLoss, AdversarialDiscriminativeLoss):
+        values = loss(discriminator(4, batch_norm=batch_norm))(fs, ft)
+        for value in values.values() if isinstance(values, dict) else [values]:
+            assert value.isfinite()
+    for weighting in WEIGHTINGS:
+        assert cdan(4, 3, weighting=weighting)(fs, ft, ls, lt).isfinite()
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    name=st.sampled_from([name for name, _ in losses_of_features() if name != "soft labels"]),
+    seed=st.integers(0, 99),
+)
+def test_order_of_rows_does_not_matter(name, seed):
+    """Logits follow the features here, so a permutation of the rows permutes both."""
+    generator = torch.Generator().manual_seed(seed)
+    fs, ft = torch.randn(5, 4, generator=generator).double(), torch.randn(3, 4, generator=generator).double()
+    a, b = torch.randperm(5, generator=generator), torch.randperm(3, generator=generator)
+    if name.startswith("cdan"):
+        loss = cdan(4, 3, weighting=WEIGHTINGS[seed % 4])
+        values = loss(fs, ft, 2 * fs[:, :3], ft[:, :3]), loss(fs[a], ft[b], 2 * fs[a, :3], ft[b, :3])
+    else:
+        loss = dict(losses_of_features())[name]
+        values = loss(fs, ft), loss(fs[a], ft[b])
+    torch.testing.assert_close(*values)
+
+
 # Bad input
 
 
-@pytest.mark.parametrize("lambda_", [-0.5, math.nan])
+@pytest.mark.parametrize("lambda_", [-0.5, math.nan, math.inf])
 def test_negative_lambda_is_refused(lambda_):
     with pytest.raises(ValueError, match=f"got {lambda_}.*sign"):
         gradient_reversal(torch.zeros(1), lambda_)
@@ -389,6 +604,7 @@ def test_negative_lambda_is_refused(lambda_):
         (torch.zeros(2, 4), torch.zeros(2, 5), "4 and 5"),
         (torch.zeros(2, 4, dtype=torch.long), torch.zeros(2, 4), "int64"),
         (torch.zeros(2, 5), torch.zeros(2, 5), r"\(n, 4\), got \(4, 5\)"),
+        (torch.zeros(2, 4), torch.zeros(2, 4, device="meta"), "source part is on cpu and the target part on meta"),
     ],
 )
 @pytest.mark.parametrize("loss_type", [DomainAdversarialLoss, DomainConfusionLoss, AdversarialDiscriminativeLoss])
@@ -401,6 +617,16 @@ def test_a_discriminator_with_two_outputs_is_refused():
     """A two-unit softmax head would otherwise be read as twice the rows."""
     with pytest.raises(ValueError, match="8 values for 4 rows"):
         DomainAdversarialLoss(nn.Linear(3, 2))(torch.zeros(2, 3), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"4 values for 4 rows, shape \(2, 2, 1\)"):
+        DomainAdversarialLoss(nn.Unflatten(0, (2, 2)))(torch.zeros(2, 1), torch.zeros(2, 1))
+
+
+def test_reversal_refuses_what_has_no_gradient_or_does_not_fit():
+    with pytest.raises(ValueError, match=r"x must be floating point, got torch\.int64"):
+        gradient_reversal(torch.zeros(2, dtype=torch.long))
+    for lambda_ in (torch.ones(3), torch.ones(1, 1, 1), torch.ones(2, 5)):
+        with pytest.raises(ValueError, match=r"lambda_ of shape .* does not fit x of shape \(5, 2\)"):
+            gradient_reversal(torch.zeros(5, 2), lambda_)
 
 
 def test_cdan_refuses_what_does_not_fit():
@@ -412,6 +638,12 @@ def test_cdan_refuses_what_does_not_fit():
         loss(fs, ft, normal(5, 2), normal(3, 2))
     with pytest.raises(ValueError, match="5 rows of source features but 3"):
         loss(fs, ft, lt, ls)
+    with pytest.raises(ValueError, match=r"features \(n, 4\).*same n, got \(8, 4\) and \(7, 3\)"):
+        loss(fs, ft, ls, lt[:2])
+    with pytest.raises(ValueError, match=r"target part must be floating point, got torch\.int64"):
+        loss(fs, ft, ls, lt.long())
+    with pytest.raises(ValueError, match=r"floating rows, got torch\.float64 and torch\.int64"):
+        loss.multilinear_map(fs, ls.long())
     with pytest.raises(ValueError, match="'mean'"):
         cdan(4, 3, weighting="mean")
 
@@ -425,6 +657,9 @@ def test_cdan_refuses_what_does_not_fit():
         (torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), r"\(0, 3\)"),
         (torch.zeros(2, 3), torch.tensor([0, 1, 2]), r"shape \(3,\)"),
         (torch.zeros(2, 3), torch.tensor([0.0, 1.0]), "float32"),
+        (torch.zeros(2, 3), torch.tensor([0, 1], dtype=torch.int32), "int32"),
+        (torch.zeros(2, 3), torch.tensor([[0], [1]]), r"shape \(2, 1\)"),
+        (torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 1]), "logits must be floating point, got torch.int64"),
     ],
 )
 def test_soft_labels_refuse_bad_labels_and_logits(logits, labels, message):
@@ -450,6 +685,7 @@ def test_a_class_without_soft_label_is_named():
         (lambda: SoftLabelLoss(0), "got 0"),
         (lambda: SoftLabelLoss(3, 0.0), r"got 0\.0"),
         (lambda: SoftLabelLoss(3, math.nan), "got nan"),
+        (lambda: SoftLabelLoss(3, math.inf), "got inf"),
     ],
 )
 def test_bad_settings_are_refused(build, message):

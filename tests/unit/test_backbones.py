@@ -109,6 +109,8 @@ def test_network_that_is_no_chain_of_blocks_is_refused():
 
 
 def test_unknown_network_is_named():
+    with pytest.raises(ValueError, match="classes and bottleneck must be 1 or more, not 3 and 0"):
+        torchvision_backbone("resnet18", 3, bottleneck=0)
     with pytest.raises(ValueError, match="unknown network 'resnet'"):
         torchvision_backbone("resnet", 5)
 

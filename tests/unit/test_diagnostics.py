@@ -82,6 +82,14 @@ def test_features_that_require_a_gradient_or_are_half_precision_are_read():
     assert proxy_a_distance(source, normal(40, shift=9.0, seed=1).bfloat16()).mean == 2
 
 
+def test_equal_and_constant_samples_are_at_no_distance():
+    constant, rows = torch.full((20, 3), 0.1), normal(20)
+    assert proxy_a_distance(constant, constant).mean == 0
+    assert proxy_a_distance(rows, rows.clone()).mean < 0.5
+    assert proxy_a_distance(constant, constant + 1).mean == 2
+    assert proxy_a_distance(constant.long(), (constant + 1).long().numpy()).mean == 2
+
+
 # ---------------------------------------------------------------------------------------------------------------- λ
 
 
@@ -250,10 +258,32 @@ LABELS = torch.arange(10) % 2
         (lambda: proxy_a_distance(normal(10), normal(10) * float("nan")), "target_features holds"),
         (lambda: ideal_joint_error(normal(10), LABELS[:9], normal(10), LABELS), r"source_labels.*\(10,\), got \(9,\)"),
         (lambda: ideal_joint_error(normal(10), LABELS, normal(10), LABELS[:, None]), "target_labels"),
+        (lambda: proxy_a_distance(normal(10), normal(10) * float("inf")), "target_features holds"),
+        (lambda: proxy_a_distance(1e200 * normal(10).double(), normal(10)), "source_features holds .* whose squares"),
+        (lambda: proxy_a_distance(normal(10)[:, :0], normal(10)[:, :0]), r"source_features .*\(10, 0\)"),
+        (lambda: proxy_a_distance(normal(10)[:0], normal(10)), r"source_features .*\(0, 3\)"),
         (
-            lambda: tsne(normal(10), perplexity=10),
-            "perplexity 10 must be positive and less than the number of rows, 10",
+            lambda: proxy_a_distance(normal(10).cfloat(), normal(10)),
+            r"source_features must be real, got torch\.complex64",
         ),
+        (lambda: proxy_a_distance(normal(10).numpy() * 1j, normal(10)), "must be real, got complex64"),
+        (lambda: ideal_joint_error(normal(10), LABELS * 0, normal(10), LABELS * 0), "only label 0 to learn from"),
+        (lambda: ideal_joint_error(normal(10), LABELS / 0, normal(10), LABELS), "source_labels holds"),
+        (lambda: tsne(), r"one width, 2 or more, got \[\]"),
+        (lambda: tsne(normal(10), normal(10, 4), perplexity=3), r"one width, 2 or more, got \[3, 4\]"),
+        (lambda: tsne(normal(10, 1), perplexity=3), r"one width, 2 or more, got \[1\]"),
+        (lambda: tsne(normal(10), perplexity=0), "perplexity 0 must be .* positive"),
+        (lambda: tsne(torch.full((10, 3), 0.1), perplexity=3), "spreads over 0: rows must differ"),
+        (lambda: tsne(1e-20 * normal(10), perplexity=3), "scale of about 1"),
+        (lambda: tsne(1e19 * normal(10), perplexity=3), "scale of about 1"),
+        (lambda: tsne(normal(10) * float("nan"), perplexity=3), "sample 0 holds"),
+        (lambda: channel_moments(torch.ones(4, 3, dtype=torch.long)), r"must be floating, got torch\.int64"),
+        (lambda: channel_moments(torch.ones(4, 0)), r"got \(4, 0\)"),
+        (
+            lambda: channel_distance((torch.zeros(3), torch.ones(1)), (torch.zeros(3), torch.ones(3))),
+            r"variances \(1,\)",
+        ),
+        (lambda: tsne(normal(10), perplexity=10), "perplexity 10 must be less than the number of rows, 10"),
         (lambda: channel_moments(torch.zeros(1, 3)), r"got \(1, 3\)"),
         (lambda: channel_moments(torch.zeros(3)), r"got \(3,\)"),
         (lambda: channel_distance((torch.zeros(2),) * 2, (torch.zeros(3),) * 2), r"\(2,\) and \(3,\)"),

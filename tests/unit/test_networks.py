@@ -113,6 +113,8 @@ def test_sizes_fit(size, widths):
     ("arguments", "message"),
     [
         ({"size": 4, "widths": (4, 4, 4)}, "4 × 4 pixels can't be halved 3 times"),
+        ({"classes": 0}, "classes, channels and widths must be 1 or more, not 0, 1"),
+        ({"widths": (4, 0)}, "must be 1 or more"),
         ({"hidden": ()}, r"hidden must hold at least one width, such as \(128,\)"),
     ],
 )
@@ -140,6 +142,18 @@ def test_grey_is_repeated_to_the_networks_channels():
 def test_wrong_images_are_refused(shape, channels):
     with pytest.raises(ValueError, match=rf"images \(n, {channels}, H, W\).*not \({shape[0]}, {shape[1]}"):
         tiny(channels=channels)(torch.rand(shape))
+
+
+def test_bytes_are_refused():
+    """They would be read as numbers up to 255 where the network expects 1."""
+    with pytest.raises(ValueError, match=r"images in \[0, 1\], not torch\.uint8: divide bytes by 255"):
+        tiny()(torch.zeros(2, 1, 16, 16, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.5, 0.5)), ((0.5,), (0.0,)), ((0.5,), (float("nan"),)), ((), ())])
+def test_standardize_needs_a_positive_std_for_each_channel(mean, std):
+    with pytest.raises(ValueError, match="a mean and a positive std for each channel"):
+        Standardize(mean, std)
 
 
 def test_nan_stays_nan():

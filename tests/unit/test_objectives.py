@@ -494,6 +494,7 @@ def test_first_weights_and_random_maps_depend_on_the_seed_alone(make, monkeypatc
     [
         (lambda: Objective(-1.0), "weight must be 0 or more, not -1.0"),
         (lambda: DAN(float("nan")), "weight must be 0 or more, not nan"),
+        (lambda: DANN(WIDTH, float("inf")), "weight must be 0 or more, not inf"),
         (lambda: DAN(layers=()), "layers is empty"),
         (lambda: JAN(adversarial=True), "needs dims=.*not None"),
         (lambda: JAN(adversarial=True, dims=(3,)), r"needs dims=.*not \(3,\)"),
@@ -521,6 +522,35 @@ def test_unfit_arguments_are_refused(make, message):
 def test_what_a_batch_or_network_lacks_is_named(objective, message):
     with pytest.raises(ValueError, match=message):
         objective.double()(normalised("bn"), batch_of(views=1, few=False), 0.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_in_half_precision_has_its_losses_in_float32(method):
+    """Cast as a whole, with the objective: values near those of the same weights and outputs in float64."""
+    network, batch = normalised("bn"), batch_of()
+    objective = METHODS[method]().double()
+    low = copy.deepcopy(network).bfloat16(), copy.deepcopy(objective).bfloat16()
+    exact = objective(network, batch, 0.5)
+    losses = low[1](low[0], batch_of(torch.bfloat16), 0.5)
+    assert list(losses) == list(exact)
+    for name, value in losses.items():
+        assert value.dtype == torch.float32, name
+        assert value.item() == pytest.approx(exact[name].item(), rel=0.1, abs=0.02), name
+    sum(losses.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for module in low for p in module.parameters())
+
+
+@pytest.mark.parametrize("method", ["entropy", "pseudo-labels", "cdan+e", "mec"])
+def test_a_class_ruled_out_gives_no_nan(method):
+    """Logits of −∞ are a class that can't be: 0 · log 0 = 0, in value and gradient."""
+    network, batch = normalised("bn"), batch_of(few=False)
+    with torch.no_grad():
+        network.classifier.bias[0] = -torch.inf
+    batch.ys.clamp_(min=1)
+    losses = METHODS[method]().double()(network, batch, 0.5)
+    for name, value in losses.items():
+        assert value.isfinite(), name
+        assert all(g is None or g.isfinite().all() for g in gradients(value, network.features)), name
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in ("source", "adda", "soft labels")])

@@ -229,7 +229,24 @@ def test_scores_repeat_exactly_and_leave_the_global_generators_alone():
     assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
 
 
+def test_a_class_ruled_out_by_minus_infinity_counts_as_absent():
+    ruled_out = logits()
+    ruled_out[:, 2] = -math.inf
+    for score in LABEL_FREE:
+        assert score(ruled_out) == pytest.approx(score(ruled_out[:, [0, 1, 3]]), abs=1e-12)
+
+
+def test_labels_and_logits_may_be_of_any_number_format():
+    labels = torch.tensor([0, 1, 2, 0])
+    for form in (labels.int(), labels.float(), labels.to(torch.uint8)):
+        assert oracle_accuracy(certain([0, 1, 2, 3]), form) == 0.75
+    assert entropy(certain([0, 1]).long()) == pytest.approx(entropy(certain([0, 1])), abs=1e-12)
+
+
 NAN = torch.full((4, 3), float("nan"))
+INFINITE = torch.full((12, 4), float("inf"))
+ONES = torch.ones(12, dtype=torch.long)
+RULED_OUT = logits().index_fill(1, torch.tensor([1]), -math.inf)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +259,30 @@ NAN = torch.full((4, 3), float("nan"))
         (lambda: entropy(torch.zeros(0, 3)), r"got \(0, 3\)"),
         (lambda: entropy(torch.zeros(3)), r"got \(3,\)"),
         (lambda: soft_neighborhood_density(logits(2)), "3 rows or more, got 2"),
-        (lambda: soft_neighborhood_density(logits(), temperature=0), "temperature must be positive and finite, got 0"),
+        (lambda: soft_neighborhood_density(logits(), temperature=0), "temperature must be positive, got 0"),
+        (lambda: entropy(NAN[:, :0]), r"got \(4, 0\)"),
+        (lambda: entropy(INFINITE), "NaN or infinity"),
+        (lambda: information_maximization(INFINITE), "NaN or infinity"),
+        (lambda: information_maximization(-INFINITE.abs()), "NaN or infinity"),
+        (lambda: soft_neighborhood_density(logits(), temperature=math.inf), "temperature must be positive, got inf"),
+        (lambda: soft_neighborhood_density(logits(), temperature=1e-310), r"temperature 1e-310 is too small"),
+        (lambda: oracle_accuracy(logits(4), torch.zeros(4, 1)), r"labels must be .* shape \(n,\), got .* \(4, 1\)"),
+        (lambda: oracle_accuracy(logits(4), torch.eye(4)), r"labels must be .* shape \(n,\), got .* \(4, 4\)"),
+        (
+            lambda: oracle_accuracy(logits(4), torch.full((4,), 0.5)),
+            "labels must be whole numbers .* got torch.float32",
+        ),
+        (lambda: oracle_accuracy(logits(4), torch.full((4,), math.nan)), "labels must be whole numbers"),
+        (lambda: oracle_accuracy(logits(4), torch.tensor([0, 1, 2, 4])), "labels must lie in 0 … 3, .* got 4"),
+        (lambda: oracle_accuracy(logits(4), torch.tensor([0, 1, 2, -1])), "labels must lie in 0 … 3, .* got -1"),
+        (lambda: reverse_validation(logits(4), torch.zeros(4, 1), logits(4), logits(4)), r"source_labels .*\(4, 1\)"),
+        (lambda: reverse_validation(logits(4), torch.full((4,), 7), logits(4), logits(4)), "source_labels .* got 7"),
+        (lambda: importance_weighted_risk(logits(), ONES * -100, logits(), logits()), "source_labels .* got -100"),
+        (lambda: importance_weighted_risk(logits(), ONES[:, None], logits(), logits()), r"source_labels .*\(12, 1\)"),
+        (lambda: importance_weighted_risk(logits(), ONES, logits(), logits(12, 3)), "one width, got 4 and 3"),
+        (lambda: importance_weighted_risk(logits(), ONES, logits(), logits(3)), "smaller domain, 3, got 5"),
+        (lambda: importance_weighted_risk(logits(), ONES, logits(), INFINITE), "target_features holds"),
+        (lambda: importance_weighted_risk(RULED_OUT, ONES, logits(), logits()), "its loss is infinite"),
         (lambda: oracle_accuracy(logits(4), torch.zeros(3)), "'logits': 4, 'labels': 3"),
         (lambda: reverse_validation(logits(4), torch.zeros(3), logits(4), logits(4)), "'source_labels': 3"),
         (lambda: reverse_validation(logits(4), torch.zeros(4), logits(4), logits(5)), "'target_features': 4"),
