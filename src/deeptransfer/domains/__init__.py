@@ -26,6 +26,7 @@ __all__ = [
     "draw_print",
     "few_labelled",
     "harmonise",
+    "is_domain",
     "load_domain",
     "random_crop_and_flip",
     "random_shift",
@@ -52,6 +53,11 @@ def datasets_folder() -> Path:
 def domain_names() -> tuple[str, ...]:
     """The names that :func:`load_domain` knows: the built-in domains, then the real ones."""
     return (*BUILDERS, *real.LOADERS)
+
+
+def is_domain(name: str) -> bool:
+    """Whether :func:`load_domain` finds something of this name: a known domain, or one's own folder or list file."""
+    return name in domain_names() or real.own_path(name, (Path(), datasets_folder())) is not None
 
 
 def load_domain(

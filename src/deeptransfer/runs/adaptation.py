@@ -6,6 +6,7 @@ A run adapts on the target's unlabelled train split and is scored on its test sp
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
@@ -25,6 +26,7 @@ from deeptransfer.domains import (
     datasets_folder,
     domain_names,
     few_labelled,
+    is_domain,
     load_domain,
     random_crop_and_flip,
     real,
@@ -60,7 +62,8 @@ class RunConfig(Recipe):
     Attributes
     ----------
     source, target : str
-        Domains; the same twice with objective ``source-only`` is the oracle: training on the target's labels.
+        Domains, by name or path as :func:`~deeptransfer.domains.load_domain` takes them; the same twice with objective
+        ``source-only`` is the oracle: training on the target's labels.
     objective, norm : str
         Names in :mod:`~deeptransfer.catalogue`.
     seed : int
@@ -124,9 +127,14 @@ class RunConfig(Recipe):
     network: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, known in (("source", domain_names()), ("target", domain_names()), ("dtype", ("float32", "float64"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}: known ones are {', '.join(known)}")
+        for name in ("source", "target"):
+            if not is_domain(getattr(self, name)):
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}: known ones are {', '.join(domain_names())}; nor is it "
+                    "the path of a folder with a folder for each class, or of a list file"
+                )
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"unknown dtype {self.dtype!r}: known ones are float32, float64")
         if self.backbone not in BACKBONES and self.backbone not in models.list_models(module=models):
             raise ValueError(
                 f"unknown backbone {self.backbone!r}: {', '.join(BACKBONES)} or one of torchvision's, such as resnet50"
@@ -155,7 +163,7 @@ class RunConfig(Recipe):
         """What tells this run from others of its grid, as a file name."""
         extra = [f"{k}={v}" for k, v in sorted({**self.settings, **self.norm_settings}.items())]
         parts = [f"{self.source}-to-{self.target}", self.objective, self.norm, *extra, f"seed{self.seed}"]
-        return "_".join(parts).replace("/", "-").replace(" ", "")
+        return re.sub(r"[/\\:]+", "-", "_".join(parts)).replace(" ", "")
 
     def train(self, means: Means) -> dict[str, Any]:
         """Curve, selections, accuracy per class, wrong images: see :func:`train`."""
@@ -207,7 +215,8 @@ class RunConfig(Recipe):
     def code(self) -> Code:
         """The story of :func:`train`, with what the recipe's names stand for."""
         method, norm = catalogue.get(self.objective), catalogue.get(self.norm)
-        loaders = [BUILDERS.get(name, real.load_real) for name in (self.source, self.target)]
+        own = (real.load_real if name in real.LOADERS else real.load_own for name in (self.source, self.target))
+        loaders = [BUILDERS.get(name, load) for name, load in zip((self.source, self.target), own, strict=True)]
         functions = [part for part in (method.builder, norm.before_evaluation, *loaders) if part is not None]
         roots = [f"{__name__}.train", "deeptransfer.catalogue.Method.factory", method.symbol]
         roots += [f"{function.__module__}.{function.__qualname__}" for function in functions]
@@ -243,11 +252,21 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def split_task(task: str) -> tuple[str, str]:
-    """``"print:pen"`` as source and target."""
-    source, colon, target = task.partition(":")
-    if not (source and colon and target):
+    r"""``"print:pen"`` as source and target; ``"C:\photos:D:\scans"`` too: the colon of a drive divides nothing.
+
+    Raises
+    ------
+    ValueError
+        If the task is not two domains with a colon between them.
+    """
+    places = [m.start() for m in re.finditer(":", task)]
+    drives = [m.end() - 1 for m in re.finditer(r"(?:^|:)[A-Za-z]:(?=[\\/])", task)]
+    between = [place for place in places if place not in drives]
+    if len(between) > 1:  # paths that hold colons: the one where both sides are there
+        between = [place for place in between if is_domain(task[:place]) and is_domain(task[place + 1 :])]
+    if len(between) != 1 or not (task[: between[0]] and task[between[0] + 1 :]):
         raise ValueError(f"a task is written source:target, such as print:pen; got {task!r}")
-    return source, target
+    return task[: between[0]], task[between[0] + 1 :]
 
 
 @dataclass(frozen=True)
@@ -315,7 +334,8 @@ def load_data(config: RunConfig) -> Data:
         rank=rank,
         world_size=world_size,
     )
-    return Data(pair, source_test, target_test, some_of(target, config.scored, config.seed))
+    unlabelled = some_of(target, config.scored, config.seed)
+    return Data(pair, *(pair.harmonise(domain) for domain in (source_test, target_test, unlabelled)))
 
 
 def build_network(config: RunConfig, pair: DomainPair) -> Network:

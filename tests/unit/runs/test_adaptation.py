@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from deeptransfer.domains import TensorDomain, few_labelled
 from deeptransfer.runs import adaptation
@@ -122,3 +123,76 @@ def test_few_labelled_images_are_so_many_of_each_class():
 def test_a_recipe_that_makes_no_sense_says_why(wrong, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **wrong)
+
+
+# ---------------------------------------------------------------------------------------------- one's own images, sizes
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Two folders of classes, and a list of the second's images."""
+    for part, level in (("mine/source", 90), ("mine/target", 40)):
+        for k in range(2):
+            for i in range(8):
+                path = tmp_path / part / str(k) / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (18 + i, 20), (level * k + i, 40, 9)).save(path)
+    lines = [f"target/{k}/{i}.png {k}" for k in range(2) for i in range(8)]
+    (tmp_path / "mine" / "images.txt").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("target", ["mine/target", "mine/images.txt"])
+def test_folders_and_lists_of_ones_own_are_domains_of_a_run(own, target, monkeypatch):
+    monkeypatch.undo()  # whole domains
+    monkeypatch.chdir(own)
+    recipe = {"size": 16, "steps": 2, "every": 2, "batch_size": 4, "network": NETWORK}
+    config = RunConfig(source="mine/source", target=str(own / target), **recipe)
+    result = json.loads(json.dumps(run(config), allow_nan=False))
+    assert recipe_of(result) == config
+    assert not is_stale(result)
+    assert not set(config.name) & set("/\\: ")
+    assert len(result["per_class"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("print:pen", ("print", "pen")),
+        ("a/b:c/d", ("a/b", "c/d")),
+        (r"C:\a:D:\b", (r"C:\a", r"D:\b")),
+        ("C:/a:pen", ("C:/a", "pen")),
+        (r"pen:C:\a", ("pen", r"C:\a")),
+    ],
+)
+def test_a_task_is_divided_at_the_colon_between_its_domains(task, expected):
+    assert adaptation.split_task(task) == expected
+
+
+def test_a_colon_inside_a_path_is_told_from_the_one_between(tmp_path):
+    for name in ("a:b", "c"):
+        for k in "01":
+            (tmp_path / name / k).mkdir(parents=True)
+    task = f"{tmp_path / 'a:b'}:{tmp_path / 'c'}"
+    assert adaptation.split_task(task) == (str(tmp_path / "a:b"), str(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("task", ["print", ":pen", "print:", "", r"C:\a", "print:pen:scene"])
+def test_what_is_no_task_is_refused(task):
+    with pytest.raises(ValueError, match="source:target"):
+        adaptation.split_task(task)
+
+
+def test_scoring_has_the_size_and_the_channels_of_training(monkeypatch):
+    """Grey 20 px against colour 28 px: one shape for training, both test sets and the criterion without labels."""
+    small = adaptation.load_domain
+    sizes = {"print": 20, "scene": None}
+    monkeypatch.setattr(adaptation, "load_domain", lambda name, split, size=None: small(name, split, size=sizes[name]))
+    data = adaptation.load_data(replace(TINY, target="scene"))
+    domains = (data.source_test, data.target_test, data.unlabelled)
+    assert (
+        {tuple(domain[0][0].shape) for domain in domains}
+        == {tuple(data.pair.shape)}
+        == {tuple(data.pair.batch(0).xs.shape[1:])}
+    )
+    assert len(adaptation.train(replace(TINY, target="scene", norm="adabn"))["curve"]) == 2
