@@ -43,7 +43,7 @@ EDITS = [
     ),
     (
         "deeptransfer.objectives",
-        "F.cross_entropy(full_precision(logits), labels)}",
+        "F.cross_entropy(logits, labels)}",
         "F.cross_entropy(logits, labels) * 2}",
         True,
     ),
