@@ -64,7 +64,7 @@ def restamp(name: str, before: Mapping[str, Mapping[str, Any]] | None = None) ->
             raise ValueError(f"{path} is no run of the grid {name!r} as it stands today: run the grid, or remove it")
         if result["fingerprint"] != fingerprint(recipe):
             stale[recipe.name] = path, result
-    sample = _sample([recipes[run] for run in stale])
+    sample = _sample(recipe for run, recipe in recipes.items() if run in stale)  # in the grid's order, as begin
     for _, recipe in zip(progress_bar(range(len(sample)), name), sample, strict=True):
         path, result = stale[recipe.name]
         if before is not None and recipe.name not in before:
