@@ -24,7 +24,7 @@ from deeptransfer.runs.recipe import Recipe, fingerprint, kind_of
 from deeptransfer.runs.result import results_folder, write_json
 from deeptransfer.training import progress_bar
 
-ROUNDING = 1e-9  # relative: the same sum in another order, in float64
+ROUNDING = 1e-7  # relative: the same sum in another order
 
 
 def begin(name: str) -> dict[str, dict[str, Any]]:
