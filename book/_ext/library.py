@@ -1,7 +1,7 @@
 """The pages of the library, made from its source and not by importing it: to build the book PyTorch is not needed.
 
 The directive ``automodule`` shows what a module offers under ``:members:``, as that of ``sphinx.ext.autodoc`` does: each
-public name that has a docstring, in the order of ``__all__`` or else of the source. Names are resolved by griffe, docstrings
+public name that has a docstring, in the order of ``__all__`` or else of the source; ``autofunction`` shows one. Names are resolved by griffe, docstrings
 are read by napoleon, and viewcode gets the source from here too.
 """
 
@@ -125,24 +125,22 @@ def public(place: griffe.Module | griffe.Class) -> Iterator[tuple[str, griffe.Ob
             yield name, member
 
 
-class AutoModule(SphinxDirective):
-    """The docstring of a module, then its members."""
+class Described(SphinxDirective):
+    """What the library says of the one dotted path that is named."""
 
     required_arguments = 1
-    option_spec = {"members": directives.flag}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
-        module = find(self.arguments[0])
-        if not isinstance(module, griffe.Module):
-            raise self.error(f"{self.arguments[0]} is no module below {SOURCE}")
-        for file in {module.filepath, *(member.filepath for _, member in public(module))}:
-            self.env.note_dependency(str(file))
+        named = find(self.arguments[0])
+        if named is None:
+            raise self.error(f"{self.arguments[0]} is nothing below {SOURCE}")
+        self.env.note_dependency(str(named.filepath))
         self.lines = StringList()
-        self._add("module", module.path, module, "")
-        if "members" in self.options:
-            for name, member in public(module):
-                self._describe(module, name, member, "")
+        self._say(named)
         return self._parsed()
+
+    def _say(self, named: griffe.Object) -> None:
+        raise NotImplementedError
 
     def _parsed(self) -> list[nodes.Node]:
         place = nodes.Element()
@@ -188,6 +186,30 @@ class AutoModule(SphinxDirective):
             self.lines.append((indent + line).rstrip(), source, max(number - len(above), 0))
 
 
+class AutoModule(Described):
+    """The docstring of a module, then its members."""
+
+    option_spec = {"members": directives.flag}  # noqa: RUF012
+
+    def _say(self, named: griffe.Object) -> None:
+        if not isinstance(named, griffe.Module):
+            raise self.error(f"{named.path} is no module")
+        self._add("module", named.path, named, "")
+        if "members" in self.options:
+            for name, member in public(named):
+                self.env.note_dependency(str(member.filepath))
+                self._describe(named, name, member, "")
+
+
+class AutoFunction(Described):
+    """One function, where the page tells of no other name of its module."""
+
+    def _say(self, named: griffe.Object) -> None:
+        if not isinstance(named, griffe.Function):
+            raise self.error(f"{named.path} is no function")
+        self._describe(named.module, named.name, named, "")
+
+
 def find_source(_: Sphinx, module: str) -> tuple[str, dict[str, tuple[str, int, int]]] | None:
     """For viewcode: a module's text, and the lines of each definition."""
     if find(module) is None:
@@ -205,6 +227,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.setup_extension("sphinx.ext.napoleon")
     app.setup_extension("sphinx.ext.viewcode")
     app.add_directive("automodule", AutoModule, override=True)
+    app.add_directive("autofunction", AutoFunction, override=True)
     app.connect("viewcode-find-source", find_source)
     app.connect("viewcode-follow-imported", follow_imported)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,6 +7,7 @@ the classifier, named as in :func:`~deeptransfer.networks.small_cnn`, so that ev
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -173,10 +174,11 @@ def finetuning_groups(groups: Iterable[dict], network: Network, lr_mult: float =
     return [group for group in split if group["params"]]
 
 
+MOBILENET_WIDTHS = (8, 16, 32, 32, 64, 64, *(128,) * 6, 256, 256)  # of conv1 and of block1 … block13
 MOBILENET_STRIDES = {2: 2, 4: 2, 6: 2, 12: 2}
 
 
-def mobilenet_025(path: str | Path, classes: int, bottleneck: int = 256, seed: int = 0) -> Network:
+def mobilenet_025(path: str | Path | None, classes: int, bottleneck: int = 256, seed: int = 0) -> Network:
     """MobileNet v1 of width 0.25 with its ImageNet weights: a network with BatchNorm that a laptop fine-tunes.
 
     Blocks ``conv1``, ``block1`` … ``block13`` (a depthwise and a pointwise convolution, each with norm and ReLU6),
@@ -184,9 +186,9 @@ def mobilenet_025(path: str | Path, classes: int, bottleneck: int = 256, seed: i
 
     Parameters
     ----------
-    path : path
+    path : path or None
         ``.npz`` with ``<layer>.weight`` of each convolution (output, input, height, width) and
-        ``<layer>_bn.weight``, ``.bias``, ``.running_mean``, ``.running_var`` of its norm.
+        ``<layer>_bn.weight``, ``.bias``, ``.running_mean``, ``.running_var`` of its norm; or none: drawn by ``seed``.
     classes, bottleneck, seed
         As in :func:`torchvision_backbone`.
 
@@ -199,35 +201,45 @@ def mobilenet_025(path: str | Path, classes: int, bottleneck: int = 256, seed: i
     ----------
     Howard et al., *MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications*, 2017.
     """
-    blocks: dict[str, nn.Module] = {}
+    widths = MOBILENET_WIDTHS
+    blocks: dict[str, nn.Module] = {"conv1": _conv_norm(3, widths[0], 3, stride=2)}
+    for i, (into, out) in enumerate(pairwise(widths), start=1):
+        depthwise = _conv_norm(into, into, 3, MOBILENET_STRIDES.get(i, 1), groups=into)
+        blocks[f"block{i}"] = nn.Sequential(*depthwise, *_conv_norm(into, out, 1))
+    generator = torch.Generator().manual_seed(seed)
+    if path is None:
+        initialize(nn.ModuleDict(blocks), generator)
+    else:
+        _fill(blocks, path)
+    blocks["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return _with_head(blocks, widths[-1], classes, bottleneck, Standardize(*HALF), generator)
+
+
+def _conv_norm(into: int, out: int, side: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Convolution, norm, ReLU6; where the stride is 2, padded on the right and at the bottom as by TensorFlow."""
+    padding = [nn.ZeroPad2d((0, 1, 0, 1))] if stride == 2 else []
+    inside = side // 2 if stride == 1 else 0
+    convolution = nn.Conv2d(into, out, side, stride, inside, groups=groups, bias=False)
+    return nn.Sequential(*padding, convolution, nn.BatchNorm2d(out, eps=1e-3), nn.ReLU6())
+
+
+@torch.no_grad()
+def _fill(blocks: dict[str, nn.Module], path: str | Path) -> None:
+    """Copy the stored weights into the convolutions and norms, in their order."""
+    names = ["conv1", *(f"conv_{kind}_{i}" for i in range(1, len(MOBILENET_WIDTHS)) for kind in ("dw", "pw"))]
+    parts = [module for block in blocks.values() for module in block.modules()]
+    convolutions = [module for module in parts if isinstance(module, nn.Conv2d)]
+    norms = [module for module in parts if isinstance(module, nn.BatchNorm2d)]
     try:
         with np.load(path, allow_pickle=False) as stored:
-            blocks["conv1"] = _conv_norm(stored, "conv1", stride=2)
-            for i in range(1, 14):
-                depthwise = _conv_norm(stored, f"conv_dw_{i}", MOBILENET_STRIDES.get(i, 1), depthwise=True)
-                blocks[f"block{i}"] = nn.Sequential(*depthwise, *_conv_norm(stored, f"conv_pw_{i}"))
+            for name, convolution, norm in zip(names, convolutions, norms, strict=True):
+                tensors = {f"{name}.weight": convolution.weight}
+                tensors |= {f"{name}_bn.{key}": value for key, value in norm.state_dict(keep_vars=True).items()}
+                del tensors[f"{name}_bn.num_batches_tracked"]
+                for key, tensor in tensors.items():
+                    values = torch.from_numpy(stored[key])
+                    if values.shape != tensor.shape:
+                        raise ValueError(f"{key} is of shape {tuple(values.shape)}, not {tuple(tensor.shape)}")
+                    tensor.copy_(values)
     except Exception as error:  # absent, damaged or of another network
         raise ValueError(f"{path} does not hold the weights of MobileNet 0.25 ({error})") from error
-    blocks["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    generator = torch.Generator().manual_seed(seed)
-    return _with_head(blocks, _width(blocks, "MobileNet"), classes, bottleneck, Standardize(*HALF), generator)
-
-
-def _conv_norm(stored: Any, layer: str, stride: int = 1, depthwise: bool = False) -> nn.Sequential:
-    """Convolution, norm and ReLU6 with the stored weights.
-
-    TensorFlow pads an even image on the right and at the bottom only where the stride is 2.
-    """
-    weight = torch.from_numpy(stored[f"{layer}.weight"])
-    out, into, side, _ = weight.shape
-    groups = out if depthwise else 1
-    convolution = nn.Conv2d(
-        into * groups, out, side, stride, side // 2 if stride == 1 else 0, groups=groups, bias=False
-    )
-    norm = nn.BatchNorm2d(out, eps=1e-3)
-    with torch.no_grad():
-        convolution.weight.copy_(weight)
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            getattr(norm, name).copy_(torch.from_numpy(stored[f"{layer}_bn.{name}"]))
-    padding = [nn.ZeroPad2d((0, 1, 0, 1))] if stride == 2 else []
-    return nn.Sequential(*padding, convolution, norm, nn.ReLU6())

@@ -11,7 +11,7 @@ from typing import Any
 
 import griffe
 import pytest
-from library import constructor, find, public, signature
+from library import constructor, find, public, setup, signature
 from notebooks import BOOK
 
 MODULES = sorted(
@@ -101,3 +101,21 @@ def test_every_documented_method_and_property_is_shown() -> None:
                     if inner.__doc__
                 }
                 assert {part for part, _ in public(thing)} == expected, member
+
+
+def test_pages_use_no_directive_that_would_import_the_library() -> None:
+    """Whoever only reads has no PyTorch; sphinx.ext.autodoc, which napoleon brings along, would need it."""
+    own: set[str] = set()
+
+    class App:
+        def add_directive(self, name: str, _: type, override: bool) -> None:
+            assert override
+            own.add(name)
+
+        def __getattr__(self, _: str) -> Any:
+            return lambda *_: None
+
+    setup(App())
+    pages = [page.read_text(encoding="utf-8") for page in BOOK.rglob("*.md")]
+    used = {name for text in pages for name in re.findall(r"^\.\. (auto\w+)::", text, flags=re.M)}
+    assert used == own

@@ -79,7 +79,7 @@ def test_kinds_of_run_do_not_know_each_other():
     for kind in kinds:
         text = (PACKAGE / "runs" / f"{kind}.py").read_text(encoding="utf-8")
         assert not any(f"runs.{other}" in text for other in kinds if other != kind)
-    for shared in ("recipe", "grid", "result", "provenance", "checkpoint", "distributed", "restamp"):
+    for shared in ("recipe", "grid", "result", "provenance", "checkpoint", "distributed", "restamp", "model"):
         text = (PACKAGE / "runs" / f"{shared}.py").read_text(encoding="utf-8")
         assert not any(f"import {kind}" in text or f"runs.{kind} import" in text for kind in kinds), shared
 

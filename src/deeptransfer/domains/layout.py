@@ -67,7 +67,7 @@ def class_samples(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
     folder = _classes_at(folder)
     by_class: dict[str, list[str]] = {}
     for inner in folders(folder):
-        by_class.setdefault(normalize("NFC", inner.name), []).extend(_images(inner))
+        by_class.setdefault(normalize("NFC", inner.name), []).extend(images_below(inner))
     if empty := [name for name, paths in by_class.items() if not paths]:
         raise ValueError(f"{folder} has no image for the class {empty[0]!r}: remove its folder, or put images into it")
     if len(by_class) < 2:
@@ -105,8 +105,14 @@ def _too_few(folder: Path, by_class: dict[str, list[str]]) -> str:
     return f"{folder} has no folder for each class inside, but {found}: a domain needs two classes or more"
 
 
-def _images(folder: Path) -> list[str]:
-    """The images of a class at every depth, in order, each folder once whatever links lead to it."""
+def images_below(folder: Path) -> list[str]:
+    """The images in a folder at every depth, in order, each folder once whatever links lead to it.
+
+    Raises
+    ------
+    ValueError
+        If a link leads nowhere, or an image is of a format that pillow can't read here.
+    """
     seen: set[Path] = set()
     waiting, found = [folder], []
     while waiting:

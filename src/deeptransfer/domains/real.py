@@ -105,10 +105,7 @@ def check_published(name: str, classes: Sequence[str]) -> None:
     """
     from deeptransfer.domains.download import load_sources
 
-    try:
-        published = {other: source.classes for other, source in load_sources().items() if source.classes}
-    except ValueError:  # no list of data sets: it belongs to a checkout of the book
-        return
+    published = {other: source.classes for other, source in load_sources().items() if source.classes}
     dataset = name.partition("/")[0]
     own = published.get(dataset, ())
     found = {normal(each) for each in classes}

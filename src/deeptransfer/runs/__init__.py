@@ -4,6 +4,7 @@ A kind of run is one module against the protocol of :mod:`~deeptransfer.runs.rec
 command line serve every kind.
 """
 
+from deeptransfer.runs.model import load_model
 from deeptransfer.runs.result import load_results
 
-__all__ = ["load_results"]
+__all__ = ["load_model", "load_results"]

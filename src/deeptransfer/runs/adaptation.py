@@ -6,6 +6,7 @@ A run adapts on the target's unlabelled train split and is scored on its test sp
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -33,10 +34,12 @@ from deeptransfer.domains import (
     some_of,
 )
 from deeptransfer.domains.builtin import BUILDERS
+from deeptransfer.domains.download import load_sources
 from deeptransfer.networks import Network, small_cnn
 from deeptransfer.objectives import Objective, SourceOnly
 from deeptransfer.runs.checkpoint import Checkpoint
 from deeptransfer.runs.distributed import Distributed, place
+from deeptransfer.runs.model import save_model
 from deeptransfer.runs.recipe import Code, Means, Recipe
 from deeptransfer.selection import information_maximization
 from deeptransfer.training import (
@@ -169,6 +172,14 @@ class RunConfig(Recipe):
         """Curve, selections, accuracy per class, wrong images: see :func:`train`."""
         return train(self, means)
 
+    @classmethod
+    def untrained(cls, config: Mapping[str, Any], classes: int, shape: Sequence[int]) -> Network:
+        """The network of a stored recipe, for the weights of a saved model: its domains need not be here."""
+        recipe = cls(**{**config, "source": "print", "target": "print", "weights": ""})
+        network = build_network(recipe, classes, shape)
+        normalise(recipe, network)
+        return network
+
     def beginning(self) -> dict[str, Any]:
         """The first point of the curve."""
         return {"curve": train(self, stop=self.every)["curve"]}
@@ -177,6 +188,17 @@ class RunConfig(Recipe):
     def scores(result: Mapping[str, Any]) -> dict[str, float]:
         """Target accuracy of the three selections."""
         return {name: result["selections"][name]["accuracy"] for name in SELECTIONS}
+
+    @staticmethod
+    def per_class(result: Mapping[str, Any]) -> dict[str, float]:
+        """Mean over the classes, then each of them: by name where a data set was published with these."""
+        accuracies = [math.nan if part is None else part for part in result["per_class"]]
+        source = load_sources().get(result["config"]["target"].partition("/")[0])
+        names = sorted(source.classes) if source is not None else []
+        if len(names) != len(accuracies):
+            names = [str(k) for k in range(len(accuracies))]
+        there = [part for part in accuracies if not math.isnan(part)]
+        return {"mean": sum(there) / len(there)} | dict(zip(names, accuracies, strict=True))
 
     @classmethod
     def from_grid(cls, grid: Mapping[str, Any]) -> list[Self]:
@@ -260,10 +282,10 @@ def split_task(task: str) -> tuple[str, str]:
         If the task is not two domains with a colon between them.
     """
     places = [m.start() for m in re.finditer(":", task)]
-    drives = [m.end() - 1 for m in re.finditer(r"(?:^|:)[A-Za-z]:(?=[\\/])", task)]
-    between = [place for place in places if place not in drives]
-    if len(between) > 1:  # paths that hold colons: the one where both sides are there
-        between = [place for place in between if is_domain(task[:place]) and is_domain(task[place + 1 :])]
+    between = [place for place in places if is_domain(task[:place]) and is_domain(task[place + 1 :])]
+    if len(between) != 1:  # nothing is there, which is another error's to say: a path's colons are those of drives
+        drives = [m.end() - 1 for m in re.finditer(r"(?:^|:)[A-Za-z]:(?=[\\/])", task)]
+        between = [place for place in places if place not in drives]
     if len(between) != 1 or not (task[: between[0]] and task[between[0] + 1 :]):
         raise ValueError(f"a task is written source:target, such as print:pen; got {task!r}")
     return task[: between[0]], task[between[0] + 1 :]
@@ -287,7 +309,7 @@ def train(config: RunConfig, means: Means | None = None, stop: int | None = None
     means = means or Means()
     seed_everything(config.seed)
     data = load_data(config)
-    network = build_network(config, data.pair)
+    network = build_network(config, len(data.pair.classes), data.pair.shape)
     if config.start:
         fit(network, data.pair, SourceOnly(), config.start, config.lr, workers=means.workers)
     normalise(config, network)
@@ -313,6 +335,8 @@ def train(config: RunConfig, means: Means | None = None, stop: int | None = None
         workers=means.workers,
         after_step=keep,
     )
+    if means.save is not None and place()[0] == 0:
+        save_model(means.save, config, score.adapted(network), data.pair.classes, data.pair.shape)
     return record(state.curve + history.probes, score.target(network))
 
 
@@ -338,17 +362,17 @@ def load_data(config: RunConfig) -> Data:
     return Data(pair, *(pair.harmonise(domain) for domain in (source_test, target_test, unlabelled)))
 
 
-def build_network(config: RunConfig, pair: DomainPair) -> Network:
-    """The recipe's network for the images of a pair, on the device, its weights not yet trained on the task."""
+def build_network(config: RunConfig, classes: int, shape: Sequence[int]) -> Network:
+    """The recipe's network for images ``(C, H, W)``, on the device, its weights not yet trained on the task."""
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in config.network.items()}
-    recipe: dict[str, Any] = given | {"classes": len(pair.classes), "seed": config.seed}
+    recipe: dict[str, Any] = given | {"classes": classes, "seed": config.seed}
     weights = config.weights
     if weights not in ("", "default"):
         weights = str(datasets_folder() / weights)
     if config.backbone == "small_cnn":
-        network = small_cnn(**recipe, channels=pair.shape[0], size=pair.shape[-1])
+        network = small_cnn(**recipe, channels=shape[0], size=shape[-1])
     elif config.backbone == "mobilenet_025":
-        network = mobilenet_025(weights, **recipe)
+        network = mobilenet_025(weights or None, **recipe)
     else:
         network = torchvision_backbone(config.backbone, weights=weights or None, **recipe)
     network.to(default_device(), getattr(torch, config.dtype))

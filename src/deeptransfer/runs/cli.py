@@ -1,8 +1,9 @@
-"""Command line: ``python -m deeptransfer run | grid | table | begin | restamp | domains``."""
+"""Command line: ``python -m deeptransfer run | predict | grid | table | begin | restamp | domains``."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -17,10 +18,12 @@ from deeptransfer.runs.adaptation import RunConfig, split_task
 from deeptransfer.runs.adaptation import preset as read_preset
 from deeptransfer.runs.distributed import process_group
 from deeptransfer.runs.grid import complete, load_grid
+from deeptransfer.runs.model import load_model
 from deeptransfer.runs.recipe import Means
 from deeptransfer.runs.recipe import run as run_recipe
 from deeptransfer.runs.restamp import begin as begin_grid
 from deeptransfer.runs.restamp import restamp as restamp_grid
+from deeptransfer.runs.summary import summary
 
 app = typer.Typer(help="Deep transfer learning: one run, grids of runs, and tables of them.", no_args_is_help=True)
 app.add_typer(domains, name="domains")
@@ -83,9 +86,11 @@ def run(
     workers: Annotated[int, typer.Option(help="Processes that load images ahead.", min=0)] = 0,
     score_batch: Annotated[int | None, typer.Option(help="Images scored at once, where memory is short.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Keep the state here, and go on from it.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the result here, not to the screen.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Keep the trained network here, for predict.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the whole result here, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON, not a summary.")] = False,
 ) -> None:
-    """Train one recipe and print its result as JSON. Under torchrun: in several processes."""
+    """Train one recipe and print how it stands. Under torchrun: in several processes."""
     given = {key: value for key, value in locals().items() if key in RECIPE_OPTIONS and value is not None}
     lists = {"settings": setting, "norm_settings": norm_setting, "network": network}
     with usage_errors(), process_group() as (rank, _):
@@ -93,18 +98,47 @@ def run(
         recipe = read_preset(preset) if preset else {}
         recipe |= given | {key: {**recipe.get(key, {}), **parse_settings(value or [])} for key, value in lists.items()}
         config = RunConfig(**recipe | {"source": source, "target": target})
+        means = Means(workers=workers, checkpoint=checkpoint, score_batch=score_batch, save=save)
+        if rank == 0:
+            make_room(save, out, checkpoint)
         try:
-            result = run_recipe(config, Means(workers=workers, checkpoint=checkpoint, score_batch=score_batch))
+            result = run_recipe(config, means)
         except (ArithmeticError, RuntimeError) as error:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(1) from None
     if rank > 0:
         return
-    if out is None:
-        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
-    else:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    if out is not None:
         results.write_json(result, out)
+    typer.echo(json.dumps(result, indent=1, ensure_ascii=False) if as_json else summary(result))
+    if save is not None and not as_json:
+        typer.echo(f"The network is kept in {save}: python -m deeptransfer predict {save} FOLDER")
+
+
+def make_room(save: Path | None, *others: Path | None) -> None:
+    """Before hours of training: the folders of what it will write; a network that was kept is not written over."""
+    if save is not None and save.exists():
+        raise ValueError(f"{save} is there: name another file, or remove it")
+    for path in (save, *others):
+        if path is not None:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"{path} can't be written: {error}") from error
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="What run --save has kept.")],
+    images: Annotated[Path, typer.Argument(help="A folder with images at any depth, or one image.")],
+    out: Annotated[Path | None, typer.Option(help="Write the CSV here, not to the screen.")] = None,
+    statistics: Annotated[str, typer.Option(help="Of the domain that the images are of: target or source.")] = "target",
+    score_batch: Annotated[int | None, typer.Option(help="Images scored at once, where memory is short.")] = None,
+) -> None:
+    """Say of each image which class it is, as CSV: file, class, probability."""
+    with usage_errors():
+        frame = load_model(model).predict(images, statistics, score_batch)
+    frame.to_csv(sys.stdout if out is None else out, index=False, float_format="%.4f")
 
 
 @app.command()
@@ -126,11 +160,12 @@ def grid(
 @app.command()
 def table(
     name: Annotated[str, typer.Argument(help="Of a grid that was run.")],
+    per_class: Annotated[bool, typer.Option("--per-class", help="Accuracy of each class, and their mean.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")] = False,
 ) -> None:
     """Mean ± sd over seeds of each score; in brackets the part of the gap that is closed; in per cent."""
     with usage_errors():
-        frame = results.table(name)
+        frame = results.table(name, per_class)
     rows = json.dumps(results.to_json(frame), indent=1, ensure_ascii=False) if as_json else ""
     typer.echo(rows or results.to_markdown(frame))
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from deeptransfer import __version__
+from deeptransfer.networks import Network
 from deeptransfer.runs.distributed import place
 from deeptransfer.runs.provenance import fingerprint_code
 from deeptransfer.training import default_device
@@ -34,6 +35,7 @@ NO_NUMBER = (
     "deeptransfer.runs.recipe.Means",
     "deeptransfer.runs.recipe.fingerprint",
     "deeptransfer.runs.checkpoint.Checkpoint",
+    "deeptransfer.runs.model.save_model",
     "deeptransfer.runs.distributed.place",
     "deeptransfer.runs.distributed.Distributed",
 )
@@ -71,11 +73,14 @@ class Means:
     score_batch : int or None
         Images that are scored at once; by default what
         :func:`~deeptransfer.training.predict` takes for images of their size.
+    save : Path or None
+        Where the trained network is kept, for :func:`~deeptransfer.runs.model.load_model`.
     """
 
     workers: int = 0
     checkpoint: Path | None = None
     score_batch: int | None = None
+    save: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +119,32 @@ class Recipe(ABC):
             If it holds an unknown key; the message lists the known ones.
         """
 
+    @classmethod
+    def untrained(cls, config: Mapping[str, Any], classes: int, shape: Sequence[int]) -> Network:
+        """The network of a stored recipe, for the weights of a saved model: no image and no weight need be here.
+
+        Raises
+        ------
+        NotImplementedError
+            If this kind of run saves no model.
+        """
+        raise NotImplementedError(f"runs of the kind {kind_of(cls)!r} save no model")
+
     @staticmethod
     @abstractmethod
     def scores(result: Mapping[str, Any]) -> dict[str, float]:
         """The numbers of a result that a table compares, in [0, 1], by name."""
+
+    @staticmethod
+    def per_class(result: Mapping[str, Any]) -> dict[str, float]:
+        """Mean over the classes, then the accuracy of each of them, in [0, 1]; NaN for a class without images.
+
+        Raises
+        ------
+        ValueError
+            If this kind of run keeps none.
+        """
+        raise ValueError(f"runs of the kind {result['kind']!r} keep no accuracy of each class")
 
 
 def kind_of(recipe: Recipe | type[Recipe]) -> str:

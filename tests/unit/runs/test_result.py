@@ -114,3 +114,23 @@ def test_a_table_of_another_kind_of_run_has_its_own_scores(tmp_path):
     (row,) = result.to_json(result.table(tmp_path))
     assert row["task"] == "print:pen"
     assert row["AnB+ 3"]["mean"] == pytest.approx(75)
+
+
+def test_classes_are_named_where_they_were_published_and_their_mean_leaves_out_empty_ones(tmp_path):
+    for seed, accuracies in enumerate(([0.5, None, *[1.0] * 10], [1.0, 0.25, *[1.0] * 10])):
+        config = asdict(TINY) | {"source": "visda2017/train", "target": "visda2017/validation", "seed": seed}
+        result.write_json({"kind": "adaptation", "config": config, "per_class": accuracies}, tmp_path / f"{seed}.json")
+    frame = result.table(tmp_path, per_class=True)
+    heads = [name for name, what in frame.columns if what == "mean"]
+    assert heads[:3] == ["mean", "aeroplane", "bicycle"]
+    assert heads[-1] == "truck"
+    (row,) = frame.to_dict("records")
+    assert row["mean", "mean"] == pytest.approx(100 * (10.5 / 11 + 11.25 / 12) / 2)
+    assert (row["aeroplane", "mean"], row["bicycle", "mean"]) == (75, 25)
+    assert "(" not in result.to_markdown(frame)
+
+
+def test_a_kind_without_accuracies_of_classes_says_so(tmp_path):
+    result.write_json({"kind": "layerwise", "config": {}}, tmp_path / "one.json")
+    with pytest.raises(ValueError, match="'layerwise' keep no accuracy of each class"):
+        result.table(tmp_path, per_class=True)
