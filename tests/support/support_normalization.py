@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 
 from deeptransfer import normalization as norm
+from deeptransfer.normalization import passes
 
 METHODS = ("DomainBatchNorm", "AutoDIAL", "TransNorm", "ReciprocalNorm", "DomainWhitening")
+
+
+@pytest.fixture(autouse=True, params=["few values", "many"])
+def few_and_many(request, monkeypatch):
+    """A small batch takes fewer operations, a large one fewer passes over the data: both are tried on small ones."""
+    if request.param == "many":
+        monkeypatch.setattr(passes, "FEW", 0)
 
 
 @dataclass

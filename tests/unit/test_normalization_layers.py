@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support_normalization import METHODS, make, reference, transferability
+from support_normalization import METHODS, few_and_many, make, reference, transferability  # noqa: F401
 from torch import nn
 from torch.testing import assert_close
 
@@ -28,6 +28,7 @@ from deeptransfer.normalization import (
     gate_parameters,
     min_entropy_consensus,
     passes,
+    reciprocal,
     use_domain,
 )
 
@@ -736,3 +737,30 @@ def test_representation_shows_what_differs():
     assert "probability='softmax'" in repr(TransNorm2d(4, probability="softmax"))
     assert "temperature=0.5" in repr(ReciprocalNorm2d(4, temperature=0.5))
     assert "group_size=2" in repr(DomainWhitening2d(4, group_size=2))
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("spread", [0.5, 2.0, 100.0])  # the last: no similarity is left of a float32's range
+def test_compensation_by_hand_equals_the_formula(k, spread, monkeypatch):
+    """Values against NumPy's loops, gradients against autograd's, first and second."""
+    values = [draw((2, 5, k), s, 0.0, spread) for s in (0, 1)]
+    results = []
+    for by_hand in (True, False):
+        if not by_hand:
+            monkeypatch.setattr(reciprocal, "by_hand", lambda _: False)
+        leaves = [v.clone().requires_grad_() for v in values]
+        out = reciprocal.compensate(*leaves, 0.7)
+        first = torch.autograd.grad(sum((o.sin() * o).sum() for o in out), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(f.square().sum() for f in first), leaves)
+        plain = [torch.autograd.grad(sum(o.square().sum() for o in reciprocal.compensate(*leaves, 0.7)), leaves)]
+        results.append([*out, *first, *second, *plain[0]])
+    for got, want in zip(*results, strict=True):
+        assert_close(got, want)
+    m, w = (v.numpy() for v in values)
+    for r in range(2):
+        for i in range(5):
+            for own, other, shown in ((m, w, results[0][0]), (w, m, results[0][1])):
+                logits = np.array([-((own[r, i].mean() - other[r, j].mean()) ** 2) / 0.7 for j in range(5)])
+                share = np.exp(logits - logits.max())
+                expected = sum(s * other[r, j] for j, s in enumerate(share / share.sum()))
+                np.testing.assert_allclose(shown[r, i].detach().numpy(), expected, rtol=1e-10)

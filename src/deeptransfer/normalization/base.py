@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from .membership import Membership, Pass, in_backward
 from .moments import Moments, merge_ranks
 from .names import DOMAINS, domain_names, listed, rows_of_each
-from .passes import measure, scale_and_shift, scale_and_shift_images, wide
+from .passes import few, measure, scale_and_shift, scale_and_shift_images, wide
 
 SOURCE, TARGET = 0, 1  # the rows of the two domains, where there are these two
 
@@ -251,7 +251,8 @@ class DomainNorm(nn.Module):
             self.membership.keep(True, x, counts, absent)
         else:
             absent = repeated.absent
-        batch, measured = self.measure(x, sizes)
+        plain = few(x) and not ranks and self._is_plain() and self.eps > 0 and x.dtype == wide(self.weight).dtype
+        batch, measured = self._batch_norm(x, sizes, here) if plain else self.measure(x, sizes)
         moments = [absent[row] if row in absent else measured[here.index(row)] for row in range(len(counts))]
         present: list[bool] | Tensor = [row in here for row in range(len(counts))]
         if ranks:
@@ -262,11 +263,29 @@ class DomainNorm(nn.Module):
                 factors = self.corrections(*moments)
                 self.track([m._replace(var=m.var * f) for m, f in zip(mixed, factors, strict=True)], present)
         gain = self.gain(*moments)
+        if plain:
+            return batch if gain is None else batch * gain.view(-1, *[1] * (x.dim() - 2))
         applied = [mixed[row] for row in here]
         if type(self).blend is not DomainNorm.blend:
             parts = x.split(sizes)
             applied = [self.blend(part, row, m) for part, row, m in zip(parts, here, applied, strict=True)]
         return self.normalise(batch, sizes, applied, [self._affine(row, gain) for row in here])
+
+    def _batch_norm(self, x: Tensor, sizes: list[int], here: list[int]) -> tuple[Tensor, list[Moments]]:
+        """Each part normalised by BatchNorm, and its moments: one operation for a part."""
+        mean, var = x.new_zeros(2, len(here), self.num_features)  # what a running average with momentum 1 becomes
+        parts = zip(x.split(sizes), mean, var, here, strict=True)
+        out = [F.batch_norm(rows, m, v, *self._affine(row, None), True, 1.0, self.eps) for rows, m, v, row in parts]
+        counts = [size * x[0, 0].numel() for size in sizes]
+        moments = [Moments(m, v * (1 - 1 / n), n) for m, v, n in zip(mean, var, counts, strict=True)]
+        return torch.cat(out) if len(out) > 1 else out[0], moments
+
+    def _is_plain(self) -> bool:
+        """Whether each part is normalised by its own moments, as by BatchNorm."""
+        kind = type(self)
+        return all(
+            getattr(kind, name) is getattr(DomainNorm, name) for name in ("mix", "blend", "measure", "normalise")
+        )
 
     def _evaluate(self, x: Tensor, counts: list[int]) -> Tensor:
         if not in_backward():

@@ -48,6 +48,8 @@ def clip_gate(gate: Tensor, low: float = 0.5, high: float = 1.0) -> Tensor:
     Tensor
         The clamped gate, same shape.
     """
+    if not torch.is_grad_enabled():
+        return gate.clamp(low, high)
     if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
         return gate.clamp(low, high)  # a tangent does not say where a step would lead
     return _Clip.apply(gate, low, high)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 BLOCK = 2**20  # values that stay in the cache
+FEW = 2**13  # values of a batch for which calling operations costs more than what they do
 
 
 def measure(x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,6 +36,8 @@ def measure(x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         ``x`` itself, for :func:`scale_and_shift` and nothing else: the two gradients meet in one tensor, in place;
         means and variances ``(len(sizes), C)``.
     """
+    if few(x):
+        return x, *_measure_few(x, sizes)
     return _Measure.apply(x, sizes) if by_hand(x) else (x, *_measure(x, sizes))
 
 
@@ -55,6 +58,8 @@ def scale_and_shift(x: Tensor, sizes: list[int], mean: Tensor, scale: Tensor, sh
     Tensor
         The batch, in its own dtype and memory format.
     """
+    if few(x):
+        return _scale_and_shift_few(x, sizes, mean, scale, shift)
     passes = _ScaleAndShift.apply if by_hand(x) else _scale_and_shift
     return passes(x, sizes, mean, scale, shift)
 
@@ -144,6 +149,11 @@ def by_hand(x: Tensor) -> bool:
     return x.device.type == "cpu" and forward_ad._current_level < 0
 
 
+def few(x: Tensor) -> bool:
+    """Whether a batch is so small that the number of operations is its cost: a batch of vectors, mostly."""
+    return x.numel() <= FEW and by_hand(x)
+
+
 def _per_channel(vector: Tensor, x: Tensor) -> Tensor:
     return vector.view(-1, *[1] * (x.dim() - 2)) if x.dim() > 2 else vector
 
@@ -163,6 +173,25 @@ def _scale_and_shift(x: Tensor, sizes: list[int], mean: Tensor, scale: Tensor, s
         for rows, c, a, b in zip(x.split(sizes), centre, scale, shift, strict=True)
     ]
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _measure_few(x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """The same for all parts at once, where they are of one size."""
+    if min(sizes) != max(sizes):
+        return _measure(x, sizes)
+    parts = wide(x).reshape(len(sizes), sizes[0], x.shape[1], -1)
+    mean = parts.mean((1, 3), keepdim=True)
+    var = (parts - mean).square().mean((1, 3))
+    return mean.view_as(var), var
+
+
+def _scale_and_shift_few(x: Tensor, sizes: list[int], mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    if min(sizes) != max(sizes):
+        parts = zip(x.split(sizes), *(v.split(1) for v in (mean, scale, shift)), strict=True)
+        return torch.cat([_scale_and_shift_few(rows, [len(rows)], *vectors) for rows, *vectors in parts])
+    rows = wide(x).reshape(len(sizes), sizes[0], x.shape[1], -1)
+    m, a, b = (v.view(len(sizes), 1, -1, 1) for v in (mean, scale, shift))
+    return torch.addcmul(b, rows - m, a).view(x.shape).to(x.dtype)
 
 
 def _two_pass_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,6 +266,7 @@ class _ScaleAndShift(torch.autograd.Function):
             grad_x, *grads = differentiate(formula, [x, mean, scale, shift], [grad])
             return grad_x, None, *grads
         sizes, one, needed = ctx.sizes, torch.ones_like(mean[0]), ctx.needs_input_grad[0]
+        zero, unused = torch.zeros_like(one), (one.new_empty(0), one.new_empty(0))
         grad_x, sums = torch.empty_like(x) if needed else x, []
         parts = zip(x.split(sizes), grad.split(sizes), grad_x.split(sizes), mean, scale, strict=True)
         for rows, g, out, m, a in parts:
@@ -244,7 +274,10 @@ class _ScaleAndShift(torch.autograd.Function):
             sums += torch.ops.aten.native_batch_norm_backward(
                 g, rows, one, None, None, m, one, True, 0.0, [False, True, True]
             )[1:]
-            if needed:
+            if needed and g.stride() == out.stride():
+                # g times a: faster than a product with a vector per channel where images are small.
+                torch.native_batch_norm(g, a, zero, zero, one, False, 0.0, 0.0, out=(out, *unused))
+            elif needed:
                 torch.mul(g, _per_channel(a, x), out=out)
         grad_scale, grad_shift = torch.stack(sums[::2]), torch.stack(sums[1::2])
         return grad_x if needed else None, None, -scale * grad_shift, grad_scale, grad_shift

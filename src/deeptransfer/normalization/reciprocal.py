@@ -13,35 +13,65 @@ from .gates import clip_gate
 from .moments import Moments
 from .passes import by_hand, differentiate, wide
 
-
-def _attend(own: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """Softmax over j of −(own_i − other_j)² / T: (R, B) and (R, B) to (R, B, B)."""
-    difference = own.unsqueeze(2) - other.unsqueeze(1)
-    return torch.softmax(-difference.square() / temperature, dim=2)
+TINY = 1e-30  # a sum of similarities from here on is no underflow
 
 
-class _Attend(torch.autograd.Function):
+def compensate(source: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    r"""Each domain's values, made of the other's: :math:`\sum_j A_{ij}\,m'_j` for source and for target.
+
+    One matrix serves both, :math:`\exp(-(m_i - m'_j)^2 / T)`: its rows say what source blocks attend to, its columns
+    what target blocks do.
+
+    Parameters
+    ----------
+    source, target
+        R statistics in B blocks of k channels, ``(R, B, k)``; distances are between block means.
+    temperature
+        T.
+    """
+    if by_hand(source):
+        with torch.no_grad():
+            similarity = (source.mean(2).unsqueeze(2) - target.mean(2).unsqueeze(1)).square_().div_(-temperature).exp_()
+            rows, columns = similarity.sum(2, keepdim=True), similarity.sum(1).unsqueeze(2)
+        if min(rows.min(), columns.min()) > TINY:
+            return _Compensate.apply(source, target, temperature, similarity, rows, columns)
+    return _compensate(source, target, temperature)
+
+
+def _compensate(source: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logits = -(source.mean(2).unsqueeze(2) - target.mean(2).unsqueeze(1)).square() / temperature
+    return torch.softmax(logits, 2) @ target, torch.softmax(logits, 1).mT @ source
+
+
+class _Compensate(torch.autograd.Function):
     """The same in few passes over the B² numbers, which cost a wide layer more than its batch."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, other: Tensor, temperature: float) -> Tensor:
-        distance = (own.unsqueeze(2) - other.unsqueeze(1)).square_()
-        attention = torch.softmax(distance.div_(-temperature), dim=2)
-        ctx.save_for_backward(own, other, attention)
+    @torch.amp.custom_fwd(device_type="cpu")
+    def forward(
+        ctx: Any, source: Tensor, target: Tensor, temperature: float, similarity: Tensor, rows: Tensor, columns: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        out = (similarity @ target).div_(rows), (similarity.mT @ source).div_(columns)
+        ctx.save_for_backward(source, target, similarity, rows, columns, *out)
         ctx.temperature = temperature
-        return attention
+        return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        own, other, attention = ctx.saved_tensors
+    @torch.amp.custom_bwd(device_type="cpu")  # no product in half precision
+    def backward(ctx: Any, grad_s: Tensor, grad_t: Tensor) -> tuple[Tensor | None, ...]:
+        source, target, similarity, rows, columns, out_s, out_t = ctx.saved_tensors
         if torch.is_grad_enabled():
-            formula = lambda own, other: _attend(own, other, ctx.temperature)  # noqa: E731
-            grads = differentiate(formula, [own, other], [grad])
-            return *grads, None
-        slope = torch._softmax_backward_data(grad, attention, 2, attention.dtype).div_(-ctx.temperature)
-        # In place of the gradient, which the product with the values made for us alone.
-        slope.mul_(torch.sub(own.unsqueeze(2), other.unsqueeze(1), out=grad))
-        return 2 * slope.sum(2), -2 * slope.sum(1), None
+            formula = lambda source, target: _compensate(source, target, ctx.temperature)  # noqa: E731
+            return *differentiate(formula, [source, target], [grad_s, grad_t]), None, None, None, None
+        grad_s, grad_t = grad_s / rows, grad_t / columns
+        # Of softmax A over g v: A (g v - Σ A g v), where the sum is g times the output; here for both ways at once.
+        slope = torch.baddbmm((grad_s * out_s).sum(2, keepdim=True), grad_s, target.mT, beta=-1)
+        slope = slope.baddbmm_(source, grad_t.mT).sub_((grad_t * out_t).sum(2).unsqueeze(1)).mul_(similarity)
+        factor = -2 / (ctx.temperature * source.shape[2])
+        slope.mul_((source.mean(2) * factor).unsqueeze(2) - (target.mean(2) * factor).unsqueeze(1))
+        of_source = (similarity @ grad_t).add_(slope.sum(2, keepdim=True))
+        of_target = (similarity.mT @ grad_s).sub_(slope.sum(1).unsqueeze(2))
+        return of_source, of_target, None, None, None, None
 
 
 class ReciprocalNorm(DomainNorm):
@@ -110,15 +140,11 @@ class ReciprocalNorm(DomainNorm):
         source, target = moments
         var_s, var_t = (source.unbiased, target.unbiased) if self.unbiased else (source.var, target.var)
         own = torch.stack([source.mean, var_s, target.mean, var_t])  # (4, C), as the gates
-        other = torch.stack([target.mean, var_t, source.mean, var_s])
         gate = wide(clip_gate(torch.stack([getattr(self, name) for name in self.gate_names])))
-        mean_s, var_s, mean_t, var_t = (gate * own + (1 - gate) * self._compensate(own, other)).unbind()
+        blocks = own.unflatten(1, (self.groups, -1))
+        other = torch.cat(compensate(blocks[:2], blocks[2:], self.temperature)).flatten(1)
+        mean_s, var_s, mean_t, var_t = (gate * own + (1 - gate) * other).unbind()
         return Moments(mean_s, var_s, source.n), Moments(mean_t, var_t, target.n)
-
-    def _compensate(self, own: Tensor, other: Tensor) -> Tensor:
-        own, other = own.unflatten(1, (self.groups, -1)), other.unflatten(1, (self.groups, -1))  # (4, B, C / B)
-        attend = _Attend.apply if by_hand(own) else _attend
-        return (attend(own.mean(2), other.mean(2), self.temperature) @ other).flatten(1)
 
     def corrections(self, *moments: Moments) -> Sequence[float | Tensor]:
         """Return each domain's own correction, or none when the variances are unbiased already."""
