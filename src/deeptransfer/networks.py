@@ -156,6 +156,7 @@ def small_cnn(
     widths: tuple[int, ...] = (16, 32, 64),
     hidden: tuple[int, ...] = (128,),
     seed: int = 0,
+    norm: str = "bn",
 ) -> Network:
     """Small convolutional network with BatchNorm, for images of ``size`` × ``size`` pixels.
 
@@ -176,11 +177,14 @@ def small_cnn(
         Widths of the fully connected blocks.
     seed : int
         Of the initial weights, drawn on the CPU.
+    norm : str
+        A normalisation of :mod:`~deeptransfer.catalogue`, ``"transnorm"`` say, in place of BatchNorm.
 
     Raises
     ------
     ValueError
-        If the image is too small for that many poolings, there is no hidden layer, or a number is not positive.
+        If the image is too small for that many poolings, there is no hidden layer, a number is not positive, or the
+        normalisation is unknown.
     """
     if min(classes, channels, *widths, *hidden) < 1:
         raise ValueError(
@@ -207,4 +211,8 @@ def small_cnn(
         before = width
     network = Network(blocks, nn.Linear(before, classes), Standardize([0.5] * channels, [0.5] * channels))
     initialize(network, torch.Generator().manual_seed(seed))
+    if norm != "bn":
+        from deeptransfer.catalogue import get  # it knows all methods, and these need networks
+
+        get(norm).convert(network)
     return network

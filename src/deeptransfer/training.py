@@ -130,7 +130,7 @@ def fit(
     weight_decay: float = 5e-4,
     schedule: Callable[[float], float] = annealed,
     optimizer: torch.optim.Optimizer | None = None,
-    probes: Mapping[str, Probe] | None = None,
+    probes: Mapping[str, Probe] | Callable[[nn.Module], Mapping[str, float]] | None = None,
     every: int | None = None,
     device: torch.device | str | None = None,
     start: int = 0,
@@ -155,8 +155,9 @@ def fit(
         Of :func:`sgd`. ``schedule(progress)`` multiplies ``lr``.
     optimizer : Optimizer, optional
         Used instead of SGD; its groups' own learning rates are scheduled.
-    probes : dict of str to callable, optional
-        ``probe(network) → float``, called every ``every`` updates and after the last one.
+    probes : dict of str to callable, or callable, optional
+        ``probe(network) → float`` by name, called every ``every`` updates and after the last one; or one function that
+        returns all of them.
     device : device, optional
         :func:`default_device` by default.
     start : int
@@ -216,7 +217,8 @@ def fit(
         history.steps.append(record | dict(zip(losses, values, strict=True)))
         done = step + 1
         if probes and (done == last or (every and done % every == 0)):
-            history.probes.append({"step": done} | {name: float(probe(network)) for name, probe in probes.items()})
+            found = probes(network) if callable(probes) else {name: float(p(network)) for name, p in probes.items()}
+            history.probes.append({"step": done, **found})
         if after_step is not None:
             after_step(history)
     return history

@@ -88,6 +88,12 @@ def test_uniform_transnorm_is_twice_domain_batchnorm():
     assert_close(uniform.eval()(XT), 2 * plain.eval()(XT))
 
 
+def test_uniform_transnorm_that_is_halved_is_domain_batchnorm():
+    halved, plain = layer(TransNorm2d, probability="uniform", halved=True), layer(DomainBatchNorm2d)
+    for got, want in zip(forward_domains(halved, XS, XT), forward_domains(plain, XS, XT), strict=True):
+        assert_close(got, want)
+
+
 @pytest.mark.parametrize("distance", ["standardized", "mean", "wasserstein"])
 @pytest.mark.parametrize("probability", ["student_t", "gaussian", "softmax", "uniform"])
 def test_alpha_sums_to_the_number_of_channels(distance, probability):

@@ -171,7 +171,7 @@ def reference(method, xs, xt, layer):
     gain = 1.0
     if method == "TransNorm":
         alpha, result = transnorm(xs, xt, layer)
-        gain = 1 + alpha
+        gain = (1 + alpha) / 2 if layer.halved else 1 + alpha
     else:
         result = {
             "DomainBatchNorm": batchnorm,

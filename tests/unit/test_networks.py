@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from deeptransfer import catalogue
 from deeptransfer.networks import Network, Output, Standardize, initialize, small_cnn
+from deeptransfer.normalization import TransNorm
 
 TINY = {"classes": 3, "size": 8, "widths": (4, 6), "hidden": (5,)}
 
@@ -218,3 +220,13 @@ def test_round_trips():
     other.load_state_dict(network.state_dict())
     for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network)), other.eval()):
         assert torch.equal(twin(x()).logits, network(x()).logits)
+
+
+def test_a_normalisation_by_its_name_is_that_of_the_catalogue():
+    network, other = tiny(norm="transnorm-halved"), catalogue.get("transnorm-halved").convert(tiny())
+    layers = [module for module in network.modules() if isinstance(module, TransNorm)]
+    assert len(layers) == sum(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in tiny().modules())
+    assert all(layer.halved for layer in layers)
+    assert digest(network) == digest(other)
+    with pytest.raises(ValueError, match="unknown method 'transform': known ones are"):
+        tiny(norm="transform")

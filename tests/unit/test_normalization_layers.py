@@ -45,6 +45,7 @@ OPTIONS = [
     ("TransNorm", {"probability": "softmax"}),
     ("TransNorm", {"probability": "uniform"}),
     ("TransNorm", {"shared_affine": False}),
+    ("TransNorm", {"halved": True}),
     ("ReciprocalNorm", {}),
     ("ReciprocalNorm", {"temperature": 0.1}),
     ("ReciprocalNorm", {"groups": 2}),

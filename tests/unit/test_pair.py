@@ -12,7 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from deeptransfer.domains import Batch, Domain, DomainPair, TensorDomain, harmonise, random_crop_and_flip, random_shift
+from deeptransfer.domains import (
+    Batch,
+    Domain,
+    DomainPair,
+    TensorDomain,
+    harmonise,
+    load_domain,
+    random_crop_and_flip,
+    random_shift,
+    randomize_strokes,
+)
 from deeptransfer.domains import pair as pair_module
 
 
@@ -369,3 +379,30 @@ def test_unfit_arguments_are_refused(arguments, message):
 def test_negative_step_is_refused():
     with pytest.raises(ValueError, match="step must be 0 or more, not -1"):
         pair().batch(-1)
+
+
+def test_randomised_strokes_are_the_source_s_alone_and_a_function_of_the_step():
+    pair = DomainPair(load_domain("print"), load_domain("pen"), 16, seed=3)
+    other = DomainPair(load_domain("print"), load_domain("pen"), 16, seed=3, randomize=randomize_strokes)
+    plain, random = pair.batch(4), other.batch(4)
+    assert torch.equal(plain.xt, random.xt)
+    assert torch.equal(plain.ys, random.ys)
+    assert torch.equal(random.xs, other.batch(4).xs)
+    changed = (plain.xs - random.xs).flatten(1).abs().mean(1)
+    assert (changed > 0.005).all()
+    assert not torch.equal(random.xs, other.batch(5).xs)
+
+
+def test_randomised_strokes_stay_images_with_about_as_much_ink():
+    """Thicker in a third of them, thinner in a third, and no brighter than they were."""
+    images = load_domain("print").tensors[0][:900]
+    made = randomize_strokes(images, torch.Generator().manual_seed(0))
+    assert made.shape == images.shape
+    assert made.min() >= 0
+    assert made.max() <= images.max()
+    ink = made.sum((1, 2, 3)) / images.sum((1, 2, 3))
+    thick, thin = ((ink > 1.15).double().mean().item(), (ink < 0.85).double().mean().item())
+    assert thick == pytest.approx(1 / 3, abs=0.06)
+    assert thin == pytest.approx(1 / 3, abs=0.06)
+    colour = randomize_strokes(images.expand(-1, 3, -1, -1), torch.Generator().manual_seed(0))
+    assert torch.allclose(colour, made.expand(-1, 3, -1, -1))

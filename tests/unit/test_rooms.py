@@ -11,6 +11,8 @@ import deeptransfer
 
 PACKAGE = Path(deeptransfer.__file__).parent
 RUNS = {"runs", "__main__"}
+# Only inside a function, when it is called with a name: small_cnn(norm="transnorm").
+LOOKED_UP = {("networks", "catalogue")}
 ROOMS = {
     # room: the other rooms that its code may import
     "version": set(),
@@ -65,7 +67,7 @@ def test_every_module_has_its_room():
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_no_other_than_it_may(room):
     imported = {other for path in files_of(room) for other in rooms_imported(path)}
-    assert imported - {room, "__version__"} <= ROOMS[room]
+    assert {other for other in imported - {room, "__version__"} if (room, other) not in LOOKED_UP} <= ROOMS[room]
 
 
 def test_nothing_imports_the_runs_but_the_command():

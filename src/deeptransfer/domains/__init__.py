@@ -11,7 +11,7 @@ from deeptransfer.domains import real
 from deeptransfer.domains.builtin import BUILDERS, DIGITS, draw_print, load_builtin
 from deeptransfer.domains.dataset import Domain, TensorDomain, Transform, harmonise
 from deeptransfer.domains.folders import FolderDomain
-from deeptransfer.domains.pair import Batch, DomainPair, random_crop_and_flip, random_shift
+from deeptransfer.domains.pair import Batch, DomainPair, random_crop_and_flip, random_shift, randomize_strokes
 from deeptransfer.domains.sampling import few_labelled, some_of
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "load_domain",
     "random_crop_and_flip",
     "random_shift",
+    "randomize_strokes",
     "some_of",
 ]
 

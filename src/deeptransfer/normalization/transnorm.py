@@ -34,6 +34,9 @@ class TransNorm(DomainNorm):
     probability
         ``"student_t"`` as above; ``"gaussian"``: :math:`p = e^{-d^2/2}`; ``"softmax"``: :math:`p = e^{-d}`;
         ``"uniform"``: :math:`\alpha = 1`, exactly twice :class:`DomainBatchNorm`.
+    halved
+        Weigh by :math:`\tfrac12(1 + \alpha_j)`, which is 1 on average: the activations keep their size. Ours, not the
+        paper's.
 
     Notes
     -----
@@ -57,6 +60,7 @@ class TransNorm(DomainNorm):
         *,
         distance: str = "standardized",
         probability: str = "student_t",
+        halved: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(num_features, eps, momentum, **options)
@@ -64,14 +68,14 @@ class TransNorm(DomainNorm):
             raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
         if probability not in PROBABILITIES:
             raise ValueError(f"probability must be one of {', '.join(PROBABILITIES)}, got {probability!r}")
-        self.distance, self.probability = distance, probability
+        self.distance, self.probability, self.halved = distance, probability, halved
 
     @torch.no_grad()
     def gain(self, *moments: Moments) -> Tensor:
-        """Return 1 + α."""
+        """Return 1 + α, or half of it."""
         source, target = moments
         if self.probability == "uniform":
-            return torch.full_like(source.mean, 2)
+            return torch.full_like(source.mean, 1 if self.halved else 2)
         (m_s, v_s), (m_t, v_t) = (source.mean, source.unbiased), (target.mean, target.unbiased)
         if self.distance == "standardized":
             d = (m_s * (v_s + self.eps).rsqrt() - m_t * (v_t + self.eps).rsqrt()).abs()
@@ -83,15 +87,17 @@ class TransNorm(DomainNorm):
             p = (1 + d).reciprocal()
         else:  # softmax is e^{...} up to the scale that drops out, and cannot underflow to 0/0
             p = torch.softmax(-d if self.probability == "softmax" else -d.square() / 2, dim=0)
-        return 1 + p / p.mean()
+        gain = 1 + p / p.mean()
+        return gain / 2 if self.halved else gain
 
     def rows_read(self, row: int) -> tuple[int, ...]:
         """Return both rows, because the gain compares them."""
         return (row,) if self.probability == "uniform" else (SOURCE, TARGET)
 
     def extra_repr(self) -> str:
-        """Show the two switches."""
-        return f"{super().extra_repr()}, distance={self.distance!r}, probability={self.probability!r}"
+        """Show the switches."""
+        halved = ", halved=True" if self.halved else ""
+        return f"{super().extra_repr()}, distance={self.distance!r}, probability={self.probability!r}{halved}"
 
 
 class TransNorm1d(TransNorm):

@@ -30,6 +30,7 @@ from deeptransfer.domains import (
     is_domain,
     load_domain,
     random_crop_and_flip,
+    randomize_strokes,
     real,
     some_of,
 )
@@ -41,11 +42,10 @@ from deeptransfer.runs.checkpoint import Checkpoint
 from deeptransfer.runs.distributed import Distributed, place
 from deeptransfer.runs.model import save_model
 from deeptransfer.runs.recipe import Code, Means, Recipe
-from deeptransfer.selection import information_maximization
+from deeptransfer.selection import entropy, information_maximization, soft_neighborhood_density
 from deeptransfer.training import (
     Evaluation,
     History,
-    Probe,
     default_device,
     evaluate,
     fit,
@@ -55,6 +55,7 @@ from deeptransfer.training import (
 )
 
 SELECTIONS = ("last", "label_free", "oracle")
+CRITERIA = {"information": information_maximization, "density": soft_neighborhood_density, "entropy": entropy}
 BACKBONES = ("small_cnn", "mobilenet_025")  # and all of torchvision's
 
 
@@ -91,10 +92,15 @@ class RunConfig(Recipe):
         Train on, and score, all images of each domain, as papers on photographs do: there is no held-out split.
     augment : bool
         Random crops and mirror images in training.
+    randomize : bool
+        Train on random variants of the source's digits, :func:`~deeptransfer.domains.randomize_strokes`: a baseline
+        that knows nothing of the target.
     amp, channels_last : bool
         Mixed precision (bfloat16) and channels-last memory in the network: other roundings, the same recipe.
     scored : int
         At most so many of the target's unlabelled images are looked at to score without labels, and by AdaBN.
+    criteria : sequence of str
+        What scores without labels at each point of the curve, of ``CRITERIA``; the first one selects.
     settings, norm_settings, network : mapping
         Arguments of the objective, of the normalisation layer, and of the function that builds the network.
 
@@ -122,9 +128,11 @@ class RunConfig(Recipe):
     size: int | None = None
     transductive: bool = False
     augment: bool = False
+    randomize: bool = False
     amp: bool = False
     channels_last: bool = False
     scored: int = 2000
+    criteria: Sequence[str] = field(default_factory=lambda: ["information"])
     settings: Mapping[str, Any] = field(default_factory=dict)
     norm_settings: Mapping[str, Any] = field(default_factory=dict)
     network: Mapping[str, Any] = field(default_factory=dict)
@@ -157,6 +165,8 @@ class RunConfig(Recipe):
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not self.criteria or set(self.criteria) - CRITERIA.keys():
+            raise ValueError(f"criteria must be some of {', '.join(CRITERIA)}, not {list(self.criteria)}")
         for name, need in (("start", catalogue.START), ("labelled", catalogue.LABELLED)):
             if need in method.needs and getattr(self, name) < 1:
                 raise ValueError(f"{self.objective!r} needs {need}: give {name}, not {getattr(self, name)}")
@@ -252,6 +262,8 @@ class RunConfig(Recipe):
             stop.append("deeptransfer.backbones.finetuning_groups")
         if not self.augment:
             stop.append("deeptransfer.domains.pair.random_crop_and_flip")
+        if not self.randomize:
+            stop.append("deeptransfer.domains.pair.randomize_strokes")
         if not norm.has_layer:  # a network with plain BatchNorm holds no domain layer
             stop.append("deeptransfer.normalization.base.DomainNorm")
         if catalogue.LABELLED not in method.needs:
@@ -328,7 +340,7 @@ def train(config: RunConfig, means: Means | None = None, stop: int | None = None
         objective if place()[1] == 1 else Distributed(network, objective, default_device()),
         config.steps,
         optimizer=optimizer,
-        probes=score.probes,
+        probes=score.point,
         every=config.every,
         start=state.step,
         stop=stop,
@@ -337,7 +349,7 @@ def train(config: RunConfig, means: Means | None = None, stop: int | None = None
     )
     if means.save is not None and place()[0] == 0:
         save_model(means.save, config, score.adapted(network), data.pair.classes, data.pair.shape)
-    return record(state.curve + history.probes, score.target(network))
+    return record(config, state.curve + history.probes, score.target(network))
 
 
 def load_data(config: RunConfig) -> Data:
@@ -355,6 +367,7 @@ def load_data(config: RunConfig) -> Data:
         labelled_target=few,
         views=2 if catalogue.VIEWS in catalogue.get(config.objective).needs else 1,
         augment=random_crop_and_flip if config.augment else None,
+        randomize=randomize_strokes if config.randomize else None,
         rank=rank,
         world_size=world_size,
     )
@@ -414,25 +427,21 @@ class Score:
     """How a network stands: on the target as its method has it scored, on the source, and without labels."""
 
     def __init__(self, config: RunConfig, data: Data, batch_size: int | None) -> None:
-        self.norm, self.data, self.batch_size = catalogue.get(config.norm), data, batch_size
+        self.norm, self.criteria = catalogue.get(config.norm), config.criteria
+        self.data, self.batch_size = data, batch_size
 
-    @property
-    def probes(self) -> dict[str, Probe]:
-        """The numbers of each point of the curve."""
-        return {
-            "target": lambda network: self.target(network).accuracy,
-            "source": lambda network: evaluate(network, self.data.source_test, "source", self.batch_size).accuracy,
-            "information": self.information,
-        }
+    def point(self, network: nn.Module) -> dict[str, float]:
+        """The numbers of a point of the curve."""
+        adapted = self.adapted(network)
+        target = evaluate(adapted, self.data.target_test, batch_size=self.batch_size).accuracy
+        source = evaluate(network, self.data.source_test, "source", self.batch_size).accuracy
+        # Where the choice may look: on images the run adapts to, without their labels.
+        logits = predict(adapted, self.data.unlabelled, batch_size=self.batch_size)[1]
+        return {"target": target, "source": source} | {name: CRITERIA[name](logits) for name in self.criteria}
 
     def target(self, network: nn.Module) -> Evaluation:
         """Accuracy on the target's test images."""
         return evaluate(self.adapted(network), self.data.target_test, batch_size=self.batch_size)
-
-    def information(self, network: nn.Module) -> float:
-        """The label-free criterion, where the choice may look: on images the run adapts to, without their labels."""
-        logits = predict(self.adapted(network), self.data.unlabelled, batch_size=self.batch_size)[1]
-        return information_maximization(logits)
 
     def adapted(self, network: nn.Module) -> nn.Module:
         """The network, or a copy with the statistics that the method gives it before it is scored."""
@@ -445,14 +454,14 @@ class Score:
         return network
 
 
-def record(curve: Sequence[Mapping[str, float]], final: Evaluation) -> dict[str, Any]:
+def record(config: RunConfig, curve: Sequence[Mapping[str, float]], final: Evaluation) -> dict[str, Any]:
     """The numbers of a run, ready for JSON."""
     per_class = [None if value != value else value for value in final.per_class.tolist()]  # NaN is not JSON
     wrong = (~final.correct).nonzero().flatten().tolist()
-    return {"curve": curve, "selections": select(curve), "per_class": per_class, "wrong": wrong}
+    return {"curve": curve, "selections": select(curve, config.criteria[0]), "per_class": per_class, "wrong": wrong}
 
 
-def select(curve: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """The three selections: the last point, the best by information maximisation, the best by target labels."""
-    points = (curve[-1], max(curve, key=lambda p: p["information"]), max(curve, key=lambda p: p["target"]))
+def select(curve: Sequence[Mapping[str, float]], criterion: str) -> dict[str, dict[str, float]]:
+    """The three selections: the last point, the best by a criterion without labels, the best by target labels."""
+    points = (curve[-1], max(curve, key=lambda p: p[criterion]), max(curve, key=lambda p: p["target"]))
     return {name: {"step": p["step"], "accuracy": p["target"]} for name, p in zip(SELECTIONS, points, strict=True)}

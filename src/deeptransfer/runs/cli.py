@@ -30,7 +30,7 @@ app.add_typer(domains, name="domains")
 
 
 # The options of ``run`` that are keys of the recipe as they stand.
-RECIPE_OPTIONS = {field.name for field in fields(RunConfig)} - {"settings", "norm_settings", "network"}
+RECIPE_OPTIONS = {field.name for field in fields(RunConfig)} - {"settings", "norm_settings", "network", "criteria"}
 
 
 @contextmanager
@@ -79,7 +79,9 @@ def run(
     augment: Annotated[bool | None, typer.Option(help="Random crops and mirror images in training.")] = None,
     amp: Annotated[bool | None, typer.Option(help="Mixed precision, bfloat16.")] = None,
     channels_last: Annotated[bool | None, typer.Option(help="Channels-last memory.")] = None,
+    randomize: Annotated[bool | None, typer.Option(help="Random variants of the source's digits.")] = None,
     scored: Annotated[int | None, typer.Option(help="Target images to score without labels, at most.")] = None,
+    criterion: Annotated[list[str] | None, typer.Option(help="Without labels; the first selects; repeatable.")] = None,
     setting: Annotated[list[str] | None, typer.Option(help="Of the objective: name=value; repeatable.")] = None,
     norm_setting: Annotated[list[str] | None, typer.Option(help="Of the layers: name=value; repeatable.")] = None,
     network: Annotated[list[str] | None, typer.Option(help="Of the network: name=value; repeatable.")] = None,
@@ -97,6 +99,7 @@ def run(
         source, target = split_task(task)
         recipe = read_preset(preset) if preset else {}
         recipe |= given | {key: {**recipe.get(key, {}), **parse_settings(value or [])} for key, value in lists.items()}
+        recipe |= {"criteria": criterion} if criterion else {}
         config = RunConfig(**recipe | {"source": source, "target": target})
         means = Means(workers=workers, checkpoint=checkpoint, score_batch=score_batch, save=save)
         if rank == 0:

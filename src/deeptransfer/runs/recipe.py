@@ -27,8 +27,10 @@ from deeptransfer.runs.distributed import place
 from deeptransfer.runs.provenance import fingerprint_code
 from deeptransfer.training import default_device
 
-# What a run reaches and no number depends on; what draws a domain's images is named by the recipe instead.
+# What a run reaches and no number depends on; what draws a domain's images, or makes a normalisation, is named by the
+# recipe instead.
 NO_NUMBER = (
+    "deeptransfer.catalogue.get",
     "deeptransfer.training.progress_bar",
     "deeptransfer.domains.load_domain",
     "deeptransfer.runs.recipe.Recipe",

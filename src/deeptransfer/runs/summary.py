@@ -12,7 +12,7 @@ from deeptransfer.runs.adaptation import RunConfig
 LINES = 12
 CHOSEN = {
     "last": "the last point: no choice",
-    "label_free": "chosen by information maximisation, without labels",
+    "label_free": "chosen without labels",
     "oracle": "chosen by the target's labels: what no one can choose, an upper bound",
 }
 
@@ -20,15 +20,16 @@ CHOSEN = {
 def summary(result: Mapping[str, Any]) -> str:
     """Recipe, curve and selections of an adaptation, accuracies in per cent; a long curve is thinned out."""
     config, curve = result["config"], result["curve"]
+    criterion = config["criteria"][0]
     shown = sorted({round(k) for k in np.linspace(0, len(curve) - 1, min(LINES, len(curve)))})
     lines = [
         f"{config['source']} to {config['target']}: {config['objective']}, {config['norm']}, seed {config['seed']}",
         f"{config['steps']} updates in {result['seconds']:.0f} s on {result['device']}",
         "",
-        "updates   target   source   information",
+        f"updates   target   source   {criterion:>11}",
         *(
             f"{point['step']:7.0f}   {100 * point['target']:6.1f}   {100 * point['source']:6.1f}   "
-            f"{point['information']:11.3f}"
+            f"{point[criterion]:11.3f}"
             for point in (curve[k] for k in shown)
         ),
         "",

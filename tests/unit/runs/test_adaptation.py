@@ -66,7 +66,7 @@ def test_selections_take_the_last_the_most_informative_and_the_best_point():
         {"step": 3, "target": 0.7, "information": 2.0},
         {"step": 4, "target": 0.6, "information": 0.5},
     ]
-    assert adaptation.select(curve) == {
+    assert adaptation.select(curve, "information") == {
         "last": {"step": 4, "accuracy": 0.6},
         "label_free": {"step": 1, "accuracy": 0.5},
         "oracle": {"step": 2, "accuracy": 0.9},
@@ -196,3 +196,18 @@ def test_scoring_has_the_size_and_the_channels_of_training(monkeypatch):
         == {tuple(data.pair.batch(0).xs.shape[1:])}
     )
     assert len(adaptation.train(replace(TINY, target="scene", norm="adabn"))["curve"]) == 2
+
+
+def test_criteria_are_measured_at_each_point_and_the_first_selects():
+    both = adaptation.train(replace(TINY, criteria=["density", "information"]))
+    one = adaptation.train(TINY)
+    assert [list(point) for point in both["curve"]] == [["step", "target", "source", "density", "information"]] * 2
+    assert [{k: v for k, v in point.items() if k != "density"} for point in both["curve"]] == one["curve"]
+    best = max(both["curve"], key=lambda point: point["density"])
+    assert both["selections"]["label_free"] == {"step": best["step"], "accuracy": best["target"]}
+    with pytest.raises(ValueError, match=r"criteria must be some of information, density, entropy, not \['accuracy'\]"):
+        replace(TINY, criteria=["accuracy"])
+
+
+def test_a_randomised_source_changes_the_run():
+    assert adaptation.train(replace(TINY, randomize=True))["curve"] != adaptation.train(TINY)["curve"]

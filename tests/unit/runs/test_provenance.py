@@ -68,8 +68,8 @@ EDITS = [
     ("deeptransfer.discrepancy", "def linear_time_mmd2(", "def renamed(", False),
     (
         "deeptransfer.normalization.transnorm",
-        "torch.full_like(source.mean, 2)",
-        "torch.full_like(source.mean, 3)",
+        "torch.1 if self.halved else 2",
+        "torch.1 if self.halved else 3",
         False,
     ),
     ("deeptransfer.normalization.passes", "def measure(", "def measured(", False),
@@ -84,13 +84,13 @@ def test_an_edit_changes_the_fingerprint_exactly_if_it_can_change_the_numbers(mo
 
 
 def test_an_edit_of_a_layer_concerns_those_who_use_it(monkeypatch):
-    recipes = {norm: replace(TINY, norm=norm) for norm in ("bn", "dsbn", "transnorm", "transnorm-uniform")}
+    recipes = {
+        norm: replace(TINY, norm=norm) for norm in ("bn", "dsbn", "transnorm", "transnorm-uniform", "transnorm-halved")
+    }
     before = {norm: fingerprint(config) for norm, config in recipes.items()}
-    edited(
-        monkeypatch, "deeptransfer.normalization.transnorm", "full_like(source.mean, 2)", "full_like(source.mean, 3)"
-    )
+    edited(monkeypatch, "deeptransfer.normalization.transnorm", "1 if self.halved else 2", "1 if self.halved else 3")
     changed = {norm for norm, config in recipes.items() if fingerprint(config) != before[norm]}
-    assert changed == {"transnorm", "transnorm-uniform"}
+    assert changed == {"transnorm", "transnorm-uniform", "transnorm-halved"}
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"settings": {"weight": 2.0}}, {"lr": 0.1}, {"network": {}}])
