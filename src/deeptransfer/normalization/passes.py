@@ -151,7 +151,7 @@ def by_hand(x: Tensor) -> bool:
 
 def few(x: Tensor) -> bool:
     """Whether a batch is so small that the number of operations is its cost: a batch of vectors, mostly."""
-    return x.numel() <= FEW and by_hand(x)
+    return x.numel() < FEW and by_hand(x)
 
 
 def _per_channel(vector: Tensor, x: Tensor) -> Tensor:
