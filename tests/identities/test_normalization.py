@@ -143,7 +143,8 @@ def test_identical_halves_and_cold_attention_make_reciprocal_batchnorm(gate):
 def test_the_attention_of_a_wide_layer_is_almost_uniform_without_a_temperature():
     """At C = 512: compensation returns almost the mean over channels; a temperature brings the channels back."""
     own, other = (torch.randn(1, 512, 1, generator=torch.Generator().manual_seed(s)) * 0.2 + 1 for s in (0, 1))
-    spread = [compensate(own, other, t)[0].std() / other.std() for t in (1.0, 1e-3)]
+    own, other = torch.cat([own, other]), torch.cat([other, own])
+    spread = [compensate(own, other, t)[0].std() / other[0].std() for t in (1.0, 1e-3)]
     assert spread[0] < 0.1
     assert spread[1] > 0.9
 

@@ -742,26 +742,45 @@ def test_representation_shows_what_differs():
 
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("spread", [0.5, 2.0, 100.0])  # the last: no similarity is left of a float32's range
-def test_compensation_by_hand_equals_the_formula(k, spread, monkeypatch):
+def test_compensation_of_a_wide_layer_equals_the_formula(k, spread, monkeypatch):
     """Values against NumPy's loops, gradients against autograd's, first and second."""
     values = [draw((2, 5, k), s, 0.0, spread) for s in (0, 1)]
     results = []
-    for by_hand in (True, False):
-        if not by_hand:
-            monkeypatch.setattr(reciprocal, "by_hand", lambda _: False)
+    for most in (0, 100):
+        monkeypatch.setattr(reciprocal, "WIDE", most)
         leaves = [v.clone().requires_grad_() for v in values]
-        out = reciprocal.compensate(*leaves, 0.7)
-        first = torch.autograd.grad(sum((o.sin() * o).sum() for o in out), leaves, create_graph=True)
+
+        def compensated(source, target):
+            return reciprocal.compensate(torch.cat([source, target]), torch.cat([target, source]), 0.7)
+
+        out = compensated(*leaves)
+        first = torch.autograd.grad((out.sin() * out).sum(), leaves, create_graph=True)
         second = torch.autograd.grad(sum(f.square().sum() for f in first), leaves)
-        plain = [torch.autograd.grad(sum(o.square().sum() for o in reciprocal.compensate(*leaves, 0.7)), leaves)]
-        results.append([*out, *first, *second, *plain[0]])
+        plain = torch.autograd.grad(compensated(*leaves).square().sum(), leaves)
+        results.append([out, *first, *second, *plain])
     for got, want in zip(*results, strict=True):
         assert_close(got, want)
     m, w = (v.numpy() for v in values)
-    for r in range(2):
-        for i in range(5):
-            for own, other, shown in ((m, w, results[0][0]), (w, m, results[0][1])):
+    for shown in (results[0][0], results[1][0]):
+        for r, i in np.ndindex(2, 5):
+            for own, other, row in ((m, w, r), (w, m, r + 2)):
                 logits = np.array([-((own[r, i].mean() - other[r, j].mean()) ** 2) / 0.7 for j in range(5)])
                 share = np.exp(logits - logits.max())
                 expected = sum(s * other[r, j] for j, s in enumerate(share / share.sum()))
-                np.testing.assert_allclose(shown[r, i].detach().numpy(), expected, rtol=1e-10)
+                np.testing.assert_allclose(shown[row, i].detach().numpy(), expected, rtol=1e-10)
+
+
+def test_a_wide_layer_of_either_path_gives_one_answer(monkeypatch):
+    """300 channels: by the similarities of both, and, when told to, by two softmaxes."""
+    answers = []
+    for most in (256, 1000):
+        monkeypatch.setattr(reciprocal, "WIDE", most)
+        layer = ReciprocalNorm2d(300, dtype=torch.float64)
+        for gate in gate_parameters(layer):
+            gate.data.fill_(0.7)
+        xs, xt = (x.requires_grad_() for x in pair((6, 300, 2, 2)))
+        ys, yt = forward_domains(layer, xs, xt)
+        (ys.square().sum() + yt.sin().sum()).backward()
+        answers.append([ys, yt, xs.grad, xt.grad, *(gate.grad for gate in gate_parameters(layer))])
+    for got, want in zip(*answers, strict=True):
+        assert_close(got, want)

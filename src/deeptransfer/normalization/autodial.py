@@ -44,14 +44,14 @@ class AutoDIAL(DomainNorm):
         """Return the moments of the two mixture distributions."""
         source, target = moments
         alpha = wide(clip_gate(self.alpha))
-        rest = 1 - alpha
-        own_mean, own_var = torch.stack([source.mean, target.mean]), torch.stack([source.var, target.var])
-        other_mean, other_var = own_mean.flip(0), own_var.flip(0)
-        mean = alpha * own_mean + rest * other_mean
-        # E[(x - mean)²] over each domain, about the mixture's mean.
-        var = alpha * (own_var + (own_mean - mean).square()) + rest * (other_var + (other_mean - mean).square())
-        (mean_s, mean_t), (var_s, var_t) = mean.unbind(), var.unbind()
-        return Moments(mean_s, var_s, source.n), Moments(mean_t, var_t, target.n)
+
+        def mixture(own: Moments, other: Moments) -> Moments:
+            mean = alpha * own.mean + (1 - alpha) * other.mean
+            var_own = own.var + (own.mean - mean).square()  # E_own[(x - mean)²]
+            var_other = other.var + (other.mean - mean).square()
+            return Moments(mean, alpha * var_own + (1 - alpha) * var_other, own.n)
+
+        return mixture(source, target), mixture(target, source)
 
     def corrections(self, *moments: Moments) -> tuple[Tensor, Tensor]:
         """Return 1 / (1 − Σw²), the rows' weights w being α/n and (1 − α)/n."""

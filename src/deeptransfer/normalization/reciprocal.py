@@ -14,37 +14,45 @@ from .moments import Moments
 from .passes import by_hand, differentiate, wide
 
 TINY = 1e-30  # a sum of similarities from here on is no underflow
+WIDE = 256  # blocks beyond which the attention costs more than the batch
 
 
-def compensate(source: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    r"""Each domain's values, made of the other's: :math:`\sum_j A_{ij}\,m'_j` for source and for target.
-
-    One matrix serves both, :math:`\exp(-(m_i - m'_j)^2 / T)`: its rows say what source blocks attend to, its columns
-    what target blocks do.
+def compensate(own: Tensor, other: Tensor, temperature: float) -> Tensor:
+    r"""Each statistic made of the other domain's: :math:`\sum_j A_{ij}\,m'_j`.
 
     Parameters
     ----------
-    source, target
-        R statistics in B blocks of k channels, ``(R, B, k)``; distances are between block means.
+    own, other
+        Statistics in B blocks of k channels, ``(2 R, B, k)``: R of the source and the same R of the target, and the
+        other way round. Distances are between block means.
     temperature
         T.
     """
-    if by_hand(source):
+    if own.shape[1] > WIDE and by_hand(own):
+        source, target = own.chunk(2)
         with torch.no_grad():
             similarity = (source.mean(2).unsqueeze(2) - target.mean(2).unsqueeze(1)).square_().div_(-temperature).exp_()
             rows, columns = similarity.sum(2, keepdim=True), similarity.sum(1).unsqueeze(2)
         if min(rows.min(), columns.min()) > TINY:
-            return _Compensate.apply(source, target, temperature, similarity, rows, columns)
-    return _compensate(source, target, temperature)
+            return torch.cat(_Compensate.apply(source, target, temperature, similarity, rows, columns))
+    return _compensate(own, other, temperature)
 
 
-def _compensate(source: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits = -(source.mean(2).unsqueeze(2) - target.mean(2).unsqueeze(1)).square() / temperature
-    return torch.softmax(logits, 2) @ target, torch.softmax(logits, 1).mT @ source
+def _compensate(own: Tensor, other: Tensor, temperature: float) -> Tensor:
+    distance = (own.mean(2).unsqueeze(2) - other.mean(2).unsqueeze(1)).square()
+    return torch.softmax(-distance / temperature, 2) @ other
+
+
+def _both_ways(source: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, ...]:
+    return _compensate(torch.cat([source, target]), torch.cat([target, source]), temperature).chunk(2)
 
 
 class _Compensate(torch.autograd.Function):
-    """The same in few passes over the B² numbers, which cost a wide layer more than its batch."""
+    """The same in few passes over the B² numbers.
+
+    One matrix of similarities :math:`e^{-(m_i - m'_j)^2 / T}` serves both domains: source blocks attend along its rows,
+    target blocks along its columns.
+    """
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu")
@@ -61,7 +69,7 @@ class _Compensate(torch.autograd.Function):
     def backward(ctx: Any, grad_s: Tensor, grad_t: Tensor) -> tuple[Tensor | None, ...]:
         source, target, similarity, rows, columns, out_s, out_t = ctx.saved_tensors
         if torch.is_grad_enabled():
-            formula = lambda source, target: _compensate(source, target, ctx.temperature)  # noqa: E731
+            formula = lambda source, target: _both_ways(source, target, ctx.temperature)  # noqa: E731
             return *differentiate(formula, [source, target], [grad_s, grad_t]), None, None, None, None
         grad_s, grad_t = grad_s / rows, grad_t / columns
         # Of softmax A over g v: A (g v - Σ A g v), where the sum is g times the output; here for both ways at once.
@@ -140,10 +148,11 @@ class ReciprocalNorm(DomainNorm):
         source, target = moments
         var_s, var_t = (source.unbiased, target.unbiased) if self.unbiased else (source.var, target.var)
         own = torch.stack([source.mean, var_s, target.mean, var_t])  # (4, C), as the gates
+        other = torch.stack([target.mean, var_t, source.mean, var_s])
         gate = wide(clip_gate(torch.stack([getattr(self, name) for name in self.gate_names])))
-        blocks = own.unflatten(1, (self.groups, -1))
-        other = torch.cat(compensate(blocks[:2], blocks[2:], self.temperature)).flatten(1)
-        mean_s, var_s, mean_t, var_t = (gate * own + (1 - gate) * other).unbind()
+        blocks = (self.groups, -1)
+        compensated = compensate(own.unflatten(1, blocks), other.unflatten(1, blocks), self.temperature).flatten(1)
+        mean_s, var_s, mean_t, var_t = (gate * own + (1 - gate) * compensated).unbind()
         return Moments(mean_s, var_s, source.n), Moments(mean_t, var_t, target.n)
 
     def corrections(self, *moments: Moments) -> Sequence[float | Tensor]:
