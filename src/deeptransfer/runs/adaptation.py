@@ -42,6 +42,7 @@ from deeptransfer.runs.checkpoint import Checkpoint
 from deeptransfer.runs.distributed import Distributed, place
 from deeptransfer.runs.model import save_model
 from deeptransfer.runs.recipe import Code, Means, Recipe
+from deeptransfer.runs.result import load_results
 from deeptransfer.selection import entropy, information_maximization, soft_neighborhood_density
 from deeptransfer.training import (
     Evaluation,
@@ -212,15 +213,20 @@ class RunConfig(Recipe):
 
     @classmethod
     def from_grid(cls, grid: Mapping[str, Any]) -> list[Self]:
-        """Every objective, norm, task, setting and seed, and the oracles."""
+        """Every objective, norm, task, setting and seed, and the oracles.
+
+        With ``tuned``, the name of a grid of searches, each objective has the learning rate and the weight that were
+        chosen there; an oracle has those of ``source-only``.
+        """
         whole: dict[str, Any] = {
             "norms": ["bn"],
             "settings": [{}],
             "norm_settings": [{}],
             "oracle": False,
             "recipe": {},
+            "tuned": None,
         } | dict(grid)
-        keys = {"objectives", "tasks", "norms", "settings", "norm_settings", "seeds", "oracle", "recipe"}
+        keys = {"objectives", "tasks", "norms", "settings", "norm_settings", "seeds", "oracle", "recipe", "tuned"}
         if set(whole) != keys or set(whole["recipe"]) - {f.name for f in fields(cls)}:
             known = ", ".join(sorted(keys))
             raise ValueError(f"a grid of adaptations must hold {known}, with the recipe's keys those of RunConfig")
@@ -231,18 +237,19 @@ class RunConfig(Recipe):
             targets = dict.fromkeys(target for _, target in tasks)
             chosen += [(target, target, "source-only", "bn", {}, {}) for target in targets]
         recipe = {"settings": {}, "norm_settings": {}} | whole["recipe"]
-        return [
-            cls(
-                source=source,
-                target=target,
-                objective=objective,
-                norm=norm,
-                seed=seed,
-                **recipe
-                | {"settings": recipe["settings"] | settings, "norm_settings": recipe["norm_settings"] | norm_settings},
-            )
-            for seed, (source, target, objective, norm, settings, norm_settings) in product(whole["seeds"], chosen)
-        ]
+        tuned = {} if whole["tuned"] is None else chosen_settings(whole["tuned"])
+        recipes = []
+        for seed, (source, target, objective, norm, settings, norm_settings) in product(whole["seeds"], chosen):
+            rate, weight = tuned.get(objective, ({}, {}))
+            if tuned and not rate:
+                raise ValueError(f"{whole['tuned']} holds no search for {objective!r}: run it first")
+            own = {
+                "settings": recipe["settings"] | weight | settings,
+                "norm_settings": recipe["norm_settings"] | norm_settings,
+            }
+            places = {"source": source, "target": target, "objective": objective, "norm": norm, "seed": seed}
+            recipes.append(cls(**places, **{**recipe, **rate, **own}))
+        return recipes
 
     def code(self) -> Code:
         """The story of :func:`train`, with what the recipe's names stand for."""
@@ -269,6 +276,16 @@ class RunConfig(Recipe):
         if catalogue.LABELLED not in method.needs:
             stop.append("deeptransfer.adversarial.SoftLabelLoss")
         return Code(roots, stop, [dict(method.options), dict(norm.options), list(method.needs)])
+
+
+def chosen_settings(grid: str) -> dict[str, tuple[dict[str, float], dict[str, float]]]:
+    """By objective, the learning rate and the weight that a grid of searches has chosen with BatchNorm."""
+    results = [result for result in load_results(grid) if result["config"]["norm"] == "bn"]
+    chosen = {result["config"]["objective"]: result["chosen"] for result in results}
+    return {
+        objective: ({"lr": best["lr"]}, {} if best["weight"] is None else {"weight": best["weight"]})
+        for objective, best in chosen.items()
+    }
 
 
 def preset(name: str) -> dict[str, Any]:
