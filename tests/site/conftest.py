@@ -41,6 +41,16 @@ def pages(site: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
+def book_pages(pages: list[Path], site: Path) -> list[Path]:
+    """The pages that are written by hand, and of those made from docstrings and source one each for all."""
+    docstrings = [page for page in pages if page.is_relative_to(site / "api")]
+    listings = [page for page in pages if page.is_relative_to(site / "_modules") and page.stem != "index"]
+    made = {*docstrings, *listings, site / "_modules" / "index.html"}
+    lightest = [min(group, key=lambda page: page.stat().st_size) for group in (docstrings, listings) if group]
+    return [page for page in pages if page not in made] + lightest
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
