@@ -1,4 +1,4 @@
-"""Readable for everyone: on a phone, in the dark, and by axe-core's rules for those who see or hear a page otherwise."""
+"""Readable for everyone: on a phone, in the dark, and by axe-core's rules for who sees or hears a page otherwise."""
 
 from __future__ import annotations
 
