@@ -8,6 +8,7 @@ are read by napoleon, and viewcode gets the source from here too.
 from __future__ import annotations
 
 import builtins
+import re
 from collections.abc import Iterator
 from functools import cache
 from inspect import cleandoc
@@ -179,7 +180,9 @@ class Described(SphinxDirective):
         self, kind: str, head: str, member: griffe.Object, indent: str, options: dict[str, str] | None = None
     ) -> None:
         source = f"{member.filepath}:docstring of {member.path}"
-        text = NumpyDocstring(text_of(member), self.config, self.env.app, kind, member.path).lines()
+        # An author's initial at the beginning of a line, or a symbol alone in it, is no number of a list.
+        plain = re.sub(r"^(\s*[A-Z])\.(?= |$)", r"\1\\.", text_of(member), flags=re.M)
+        text = NumpyDocstring(plain, self.config, self.env.app, kind, member.path).lines()
         above = [f".. py:{kind}:: {head}", *(f"   :{name}: {value}" for name, value in (options or {}).items()), ""]
         below = text if kind == "module" else [f"   {line}" for line in text]
         for number, line in enumerate([*above, *below, ""]):

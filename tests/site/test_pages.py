@@ -137,3 +137,10 @@ def test_every_module_has_a_reference_page() -> None:
     pages = "".join(page.read_text(encoding="utf-8") for page in (BOOK / "api").glob("*.md"))
     shown = set(re.findall(r"^\.\. automodule:: (\S+)", pages, flags=re.M))
     assert not public - shown
+
+
+def test_an_author_s_initial_is_no_number_of_a_list(site: Path) -> None:
+    """Docstrings are reStructuredText, in which a line that begins with "F. " is item F, and "B." an empty item."""
+    pages = {path.name: path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html")}
+    assert any("F. M. Carlucci" in text for text in pages.values())
+    assert not [name for name, text in pages.items() if re.search(r'<ol class="[a-z ]*alpha', text)]
