@@ -141,7 +141,7 @@ class Described(SphinxDirective):
         return self._parsed()
 
     def _say(self, named: griffe.Object) -> None:
-        raise NotImplementedError
+        """Put the lines together; each directive has its own way."""
 
     def _parsed(self) -> list[nodes.Node]:
         place = nodes.Element()

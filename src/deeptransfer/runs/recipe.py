@@ -127,10 +127,10 @@ class Recipe(ABC):
 
         Raises
         ------
-        NotImplementedError
+        ValueError
             If this kind of run saves no model.
         """
-        raise NotImplementedError(f"runs of the kind {kind_of(cls)!r} save no model")
+        raise ValueError(f"runs of the kind {kind_of(cls)!r} save no model")
 
     @staticmethod
     @abstractmethod

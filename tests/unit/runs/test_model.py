@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from deeptransfer.domains import load_domain
 from deeptransfer.runs import adaptation, cli, load_model
 from deeptransfer.runs.adaptation import RunConfig, build_network, normalise
+from deeptransfer.runs.layerwise import LayerwiseConfig
 from deeptransfer.runs.model import save_model
 from deeptransfer.runs.recipe import Means, run
 
@@ -188,3 +189,8 @@ def test_what_is_no_image_is_named(tmp_path):
         code, out, err = call("predict", tmp_path / "m.pt", tmp_path / name)
         assert (code, out) == (2, "")
         assert message in err
+
+
+def test_a_kind_of_run_that_saves_no_model_says_so():
+    with pytest.raises(ValueError, match="runs of the kind 'layerwise' save no model"):
+        LayerwiseConfig.untrained({}, 2, (1, 8, 8))
