@@ -34,13 +34,13 @@ RECIPE_OPTIONS = {field.name for field in fields(RunConfig)} - {"settings", "nor
 
 
 @contextmanager
-def usage_errors() -> Iterator[None]:
-    """A wrong value ends the program with its message and exit code 2, not with a traceback."""
+def told() -> Iterator[None]:
+    """An error ends the program with its message and no traceback: a wrong value with code 2, a failed run with 1."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, ArithmeticError, RuntimeError) as error:
         typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from None
+        raise typer.Exit(2 if isinstance(error, ValueError) else 1) from None
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def run(
     """Train one recipe and print how it stands. Under torchrun: in several processes."""
     given = {key: value for key, value in locals().items() if key in RECIPE_OPTIONS and value is not None}
     lists = {"settings": setting, "norm_settings": norm_setting, "network": network}
-    with usage_errors(), process_group() as (rank, _):
+    with told(), process_group() as (rank, _):
         source, target = split_task(task)
         recipe = read_preset(preset) if preset else {}
         recipe |= given | {key: {**recipe.get(key, {}), **parse_settings(value or [])} for key, value in lists.items()}
@@ -104,11 +104,7 @@ def run(
         means = Means(workers=workers, checkpoint=checkpoint, score_batch=score_batch, save=save)
         if rank == 0:
             make_room(save, out, checkpoint)
-        try:
-            result = run_recipe(config, means)
-        except (ArithmeticError, RuntimeError) as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(1) from None
+        result = run_recipe(config, means)
     if rank > 0:
         return
     if out is not None:
@@ -139,7 +135,7 @@ def predict(
     score_batch: Annotated[int | None, typer.Option(help="Images scored at once, where memory is short.")] = None,
 ) -> None:
     """Say of each image which class it is, as CSV: file, class, probability."""
-    with usage_errors():
+    with told():
         frame = load_model(model).predict(images, statistics, score_batch)
     frame.to_csv(sys.stdout if out is None else out, index=False, float_format="%.4f")
 
@@ -150,13 +146,9 @@ def grid(
     workers: Annotated[int, typer.Option(help="Processes that share the runs.", min=1)] = 1,
 ) -> None:
     """Do what is missing or stale of a grid; several such commands may run at once."""
-    with usage_errors():
+    with told():
         recipes, folder = load_grid(name), results.results_folder(name)
-        try:
-            written = complete(recipes, folder, workers)
-        except RuntimeError as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(1) from None
+        written = complete(recipes, folder, workers)
     typer.echo(f"{len(written)} of {len(recipes)} runs done now, in {folder}")
 
 
@@ -167,7 +159,7 @@ def table(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")] = False,
 ) -> None:
     """Mean ± sd over seeds of each score; in brackets the part of the gap that is closed; in per cent."""
-    with usage_errors():
+    with told():
         frame = results.table(name, per_class)
     rows = json.dumps(results.to_json(frame), indent=1, ensure_ascii=False) if as_json else ""
     typer.echo(rows or results.to_markdown(frame))
@@ -179,7 +171,7 @@ def begin(
     out: Annotated[Path, typer.Option(help="Where to write what the runs begin with.")],
 ) -> None:
     """Before a change that should change no number: begin a sample of a grid's runs on this machine, for restamp."""
-    with usage_errors():
+    with told():
         results.write_json(begin_grid(name), out)
 
 
@@ -190,7 +182,7 @@ def restamp(
 ) -> None:
     """After a change that should change no number: begin a sample again; if equal, mark the results as today's."""
     for name in names:
-        with usage_errors():
+        with told():
             old = None if before is None else json.loads(before.read_text(encoding="utf-8"))
             written, sample = restamp_grid(name, old)
         typer.echo(f"{name}: {len(sample)} runs begun again and equal, {len(written)} results marked")

@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from deeptransfer.domains import load_domain
+from deeptransfer.networks import Network
 from deeptransfer.runs import adaptation, cli, load_model
 from deeptransfer.runs.adaptation import RunConfig, build_network, normalise
 from deeptransfer.runs.layerwise import LayerwiseConfig
@@ -194,3 +195,17 @@ def test_what_is_no_image_is_named(tmp_path):
 def test_a_kind_of_run_that_saves_no_model_says_so():
     with pytest.raises(ValueError, match="runs of the kind 'layerwise' save no model"):
         LayerwiseConfig.untrained({}, 2, (1, 8, 8))
+
+
+def test_out_of_memory_in_predict_is_told_without_a_traceback(tmp_path, monkeypatch):
+    config = replace(TINY, size=16)
+    save_model(tmp_path / "m.pt", config, build_network(config, 2, (3, 16, 16)), ("cup", "lamp"), (3, 16, 16))
+    photographs(tmp_path / "new", (20,))
+
+    def full(self, x):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Network, "forward", full)
+    code, out, err = call("predict", tmp_path / "m.pt", tmp_path / "new")
+    assert (code, out) == (1, "")
+    assert "--score-batch" in err
