@@ -10,14 +10,17 @@ INSTALL := $(if $(shell command -v uv 2>/dev/null),uv pip install --python $(VEN
 OUTPUT := $(if $(filter no,$(SOLUTIONS)),_build/without-solutions/,)
 SITE   := $(OUTPUT)_build/html
 BUILT  := $(OUTPUT)_build/built
+# Readers' copies of the chapters, which stay when everything else is made anew.
+READERS := notebooks$(if $(filter no,$(SOLUTIONS)),-without-solutions,)
+CONVERT := $(VENV)/bin/python scripts/reader.py$(if $(filter no,$(SOLUTIONS)), --without-solutions,)
 BUNDLE := walk-through-deep-transfer-learning
 export SOLUTIONS
 # Everything the built pages depend on: the book, the library (API pages), stored results, the configuration.
-SOURCES := _config.yml data/datasets.toml $(shell find book src -type f ! -path '*/.*' ! -path '*/__pycache__/*' ! -path '*.egg-info/*' 2>/dev/null; \
+SOURCES := _config.yml data/datasets.toml $(wildcard scripts/*.py) $(shell find book src -type f ! -path '*/.*' ! -path '*/__pycache__/*' ! -path '*.egg-info/*' 2>/dev/null; \
            find data/results -name '*.json' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help book offline install test lab notebooks bench lint links clean
+.PHONY: help book offline install test reader lab notebooks bench lint links clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +33,7 @@ $(BUILT): $(READING) $(SOURCES)
 	@rm -rf $@ $(SITE) $(OUTPUT)_build/.doctrees
 	@mkdir -p $(@D)
 	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output $(or $(OUTPUT),.) -n -W --keep-going
+	@$(CONVERT) --into $(SITE)/_sources --replace  # what the pages offer for download
 	@touch $@
 
 offline: $(BUILT)  ## the built book as one file that needs no network: unpack it and open index.html
@@ -44,8 +48,11 @@ install: $(READY)  ## complete .venv, and nothing else
 test: $(BUILT) $(READY)  ## check everything: library, notebooks (executed and compared), built site in a browser
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests book --nbval --nbval-current-env -n 2 --dist loadfile $(ARGS)
 
-lab: $(READY)  ## open the chapters in JupyterLab
-	$(VENV)/bin/jupyter lab --notebook-dir=book
+reader: $(READING)  ## the chapters as notebooks to read, run and change, in notebooks/; changed ones are kept
+	@$(CONVERT) --into $(READERS)
+
+lab: $(READY) reader  ## open these notebooks in JupyterLab
+	$(VENV)/bin/jupyter lab --notebook-dir=$(READERS)
 
 notebooks: $(READY)  ## execute notebooks and store their outputs: all, or ONLY=book/part2/mmd.ipynb
 	$(VENV)/bin/python scripts/notebooks.py $(ONLY)
@@ -61,7 +68,7 @@ lint: $(READY)  ## style and types
 links: $(READING)  ## follow every link that leads out of the book
 	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output _build/links --builder linkcheck -n
 
-clean:  ## remove the built book and tool caches; keep .venv and downloaded data
+clean:  ## remove the built book and tool caches; keep .venv, readers' notebooks and downloaded data
 	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find book src tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -143,6 +142,8 @@ def store(path: Path, text: Path | None = None) -> dict[str, Any]:
         What is recorded: ``seconds``, ``peak_mib``, ``code``.
     """
     if text:
+        import jupytext  # only here: what makes the pages does without it
+
         notebook = jupytext.read(text, fmt="md:myst" if text.suffix == ".md" else "py:percent")
     else:
         notebook = nbformat.read(path, as_version=4)
