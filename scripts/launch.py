@@ -2,9 +2,9 @@
 
     python scripts/launch.py https://github.com/OWNER/BOOK v1.0.0 _build/launch
 
-Each is the reader's notebook of scripts/reader.py behind a cell that fetches the book if the library is missing and does
-nothing if it is there. Beside them lies the environment that Binder builds. The folder is published as the branch that
-the buttons open.
+Each is the reader's notebook of scripts/reader.py behind a cell that fetches the book if the library is missing and
+does nothing if it is there. Beside them lies the environment that Binder builds. The folder is published as the branch
+that the buttons open.
 """
 
 from __future__ import annotations

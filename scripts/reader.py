@@ -65,9 +65,7 @@ def _cells(notebook: NotebookNode, context: Context, solutions: bool) -> Iterato
             yield _code(cell)
             if chapter and shows_a_picture(cell):
                 figures += 1
-                yield _text(
-                    _caption(f"Figure {chapter}.{figures}", cell.metadata.get("caption", "")), cell.id, "figure"
-                )
+                yield _text(_caption(f"Figure {chapter}.{figures}", cell), cell.id, "figure")
             continue
         parts = split_solutions(cell.source)
         for count, part in enumerate(parts):
