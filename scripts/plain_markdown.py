@@ -95,14 +95,16 @@ def convert(source: str, context: Context, quoted: bool = False) -> str:
     for token in PARSER.parse(source):
         if token.map is None or token.map[0] < start or token.type not in APART:
             continue
-        done.append(_inline("\n".join(lines[start : token.map[0]]), context))
+        first, stop = token.map
+        if first > start:
+            done.append(_inline("\n".join(lines[start:first]), context))
         if token.type in FORMULAS:
-            done.append(_indented(_formula(token, context, quoted), lines[token.map[0]]))
+            done.append(_indented(_formula(token, context, quoted), lines[first]))
         elif directive := directive_of(token):
-            done.append(_indented(_box(directive, context, quoted), lines[token.map[0]]))
+            done.append(_indented(_box(directive, context, quoted), lines[first]))
         elif token.type not in DROPPED:
-            done.append("\n".join(lines[slice(*token.map)]))
-        start = token.map[1]
+            done.append("\n".join(lines[first:stop]))
+        start = stop
     done.append(_inline("\n".join(lines[start:]), context))
     return "\n".join(done).strip("\n")
 
