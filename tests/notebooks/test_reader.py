@@ -53,7 +53,7 @@ Why?
 :::
 """
 SECOND = "# The second\n\n- in a list\n\n  $$\n  c\n  $$ (eq-c)\n\n$$\nd\n$$\n\n$$\ne\n$$ (eq-e)\n"
-LATER = "# Later\n\n:::{exercise}\n:label: ex-later\nHow?\n:::\n\n$$\nf\n$$ (eq-f)\n"
+LATER = "# Later\n\n:::{exercise}\n:label: ex-later\nHow?\n:::\n\n:::{note}\n$$\nf\n$$ (eq-f)\n:::\n"
 ADDRESS = "https://example.org/book/"
 
 
