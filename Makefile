@@ -1,6 +1,15 @@
 # Two commands matter: `make book` and `make test`. Each sets up what it needs, in .venv and nowhere else: the book is built
 # without PyTorch, everything else completes the same environment.
 
+# Tests are of the whole book, whatever a class gets.
+ifneq ($(filter test,$(MAKECMDGOALS)),)
+override SOLUTIONS :=
+MAKEOVERRIDES := $(filter-out SOLUTIONS=%,$(MAKEOVERRIDES))
+endif
+# A user's settings of pip and Python must not lead elsewhere than into .venv; mirrors and proxies stay as they are.
+export PIP_USER := 0
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_CONSTRAINT PIP_NO_DEPS PIP_DRY_RUN PYTHONHOME PYTHONOPTIMIZE
+
 VENV    := .venv
 READING := $(VENV)/.reading
 READY   := $(VENV)/.ready

@@ -22,7 +22,7 @@ import nbformat
 import yaml
 from cross_references import Book, published_at
 from nbformat import NotebookNode
-from notebooks import BOOK, ROOT, find_notebooks
+from notebooks import BOOK, ROOT, find_notebooks, shows_a_picture
 from plain_markdown import Context, Part, convert, escape, exercise_name, fold, split_solutions
 
 FOLDER = ROOT / "notebooks"
@@ -102,12 +102,6 @@ def _solution(part: Part, cells: list[NotebookNode], context: Context) -> str:
         if printed := "".join(output.text for output in cell.outputs if output.output_type == "stream").rstrip():
             blocks.append(f"It prints\n\n```text\n{printed}\n```")
     return fold(f"Solution of {exercise_name(part.solves, context)}", "\n\n".join(filter(None, blocks)))
-
-
-def shows_a_picture(cell: NotebookNode) -> bool:
-    """Whether the book counts the output of a cell as a figure."""
-    data = [output.get("data", {}) for output in cell.get("outputs", [])]
-    return any("image/png" in shown or 'class="explore"' in shown.get("text/html", "") for shown in data)
 
 
 def _code(cell: NotebookNode) -> NotebookNode:
