@@ -83,3 +83,11 @@ def test_the_whole_book_is_tested_whatever_a_class_gets(words: list[str], tmp_pa
     not_run = ["-o", "test", "test"]
     tested = make_shows(tmp_path, echo, "VENV=.venv", *words, *not_run, SOLUTIONS="no")
     assert "solutions= site=_build/html below=VENV=.venv\n" in tested
+
+
+def test_a_class_gets_readers_notebooks_without_solutions_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    """Else the one set would be written over the other."""
+    echo = "$(CONVERT) --into $(READERS)"
+    assert make_shows(tmp_path, echo).endswith("scripts/reader.py --into notebooks\n")
+    without = make_shows(tmp_path, echo, "SOLUTIONS=no")
+    assert without.endswith("scripts/reader.py --without-solutions --into notebooks-without-solutions\n")
