@@ -1,6 +1,15 @@
 # Two commands matter: `make book` and `make test`. Each sets up what it needs, in .venv and nowhere else: the book is built
 # without PyTorch, everything else completes the same environment.
 
+# Tests are of the whole book, whatever a class gets.
+ifneq ($(filter test,$(MAKECMDGOALS)),)
+override SOLUTIONS :=
+MAKEOVERRIDES := $(filter-out SOLUTIONS=%,$(MAKEOVERRIDES))
+endif
+# A user's settings of pip and Python must not lead elsewhere than into .venv; mirrors and proxies stay as they are.
+export PIP_USER := 0
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_CONSTRAINT PIP_NO_DEPS PIP_DRY_RUN PYTHONHOME PYTHONOPTIMIZE
+
 VENV    := .venv
 READING := $(VENV)/.reading
 READY   := $(VENV)/.ready
@@ -10,14 +19,17 @@ INSTALL := $(if $(shell command -v uv 2>/dev/null),uv pip install --python $(VEN
 OUTPUT := $(if $(filter no,$(SOLUTIONS)),_build/without-solutions/,)
 SITE   := $(OUTPUT)_build/html
 BUILT  := $(OUTPUT)_build/built
+# Readers' copies of the chapters, which stay when everything else is made anew.
+READERS := notebooks$(if $(filter no,$(SOLUTIONS)),-without-solutions,)
+CONVERT := $(VENV)/bin/python scripts/reader.py$(if $(filter no,$(SOLUTIONS)), --without-solutions,)
 BUNDLE := walk-through-deep-transfer-learning
 export SOLUTIONS
 # Everything the built pages depend on: the book, the library (API pages), stored results, the configuration.
-SOURCES := _config.yml data/datasets.toml $(shell find book src -type f ! -path '*/.*' ! -path '*/__pycache__/*' ! -path '*.egg-info/*' 2>/dev/null; \
+SOURCES := _config.yml data/datasets.toml $(wildcard scripts/*.py) $(shell find book src -type f ! -path '*/.*' ! -path '*/__pycache__/*' ! -path '*.egg-info/*' 2>/dev/null; \
            find data/results -name '*.json' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help book offline install test lab notebooks bench lint links clean
+.PHONY: help book offline install test reader lab notebooks bench lint links clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +42,7 @@ $(BUILT): $(READING) $(SOURCES)
 	@rm -rf $@ $(SITE) $(OUTPUT)_build/.doctrees
 	@mkdir -p $(@D)
 	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output $(or $(OUTPUT),.) -n -W --keep-going
+	@$(CONVERT) --into $(SITE)/_sources --replace  # what the pages offer for download
 	@touch $@
 
 offline: $(BUILT)  ## the built book as one file that needs no network: unpack it and open index.html
@@ -44,8 +57,13 @@ install: $(READY)  ## complete .venv, and nothing else
 test: $(BUILT) $(READY)  ## check everything: library, notebooks (executed and compared), built site in a browser
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests book --nbval --nbval-current-env -n 2 --dist loadfile $(ARGS)
 
-lab: $(READY)  ## open the chapters in JupyterLab
-	$(VENV)/bin/jupyter lab --notebook-dir=book
+reader: $(READING)  ## the chapters as notebooks to read, run and change, in notebooks/; changed ones are kept
+	@$(CONVERT) --into $(READERS)
+
+# Trusted, for they are the book's own: else JupyterLab shows the figures with sliders without their sliders.
+lab: $(READY) reader  ## open these notebooks in JupyterLab
+	@find $(READERS) -name '*.ipynb' ! -path '*/.*' -exec $(VENV)/bin/jupyter trust {} + >/dev/null
+	$(VENV)/bin/jupyter lab --notebook-dir=$(READERS)
 
 notebooks: $(READY)  ## execute notebooks and store their outputs: all, or ONLY=book/part2/mmd.ipynb
 	$(VENV)/bin/python scripts/notebooks.py $(ONLY)
@@ -61,7 +79,7 @@ lint: $(READY)  ## style and types
 links: $(READING)  ## follow every link that leads out of the book
 	$(VENV)/bin/jb build book --config _config.yml --toc "$(CURDIR)/book/_toc.yml" --path-output _build/links --builder linkcheck -n
 
-clean:  ## remove the built book and tool caches; keep .venv and downloaded data
+clean:  ## remove the built book and tool caches; keep .venv, readers' notebooks and downloaded data
 	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find book src tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 

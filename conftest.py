@@ -6,6 +6,7 @@ It stands at the top, so that the comparison is the same however notebooks are c
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,12 +26,15 @@ def compare_outputs(cell: Any, computed: list[Any], stored: list[Any], skip_comp
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("nbval", False):
+        import nbval.kernel
         from nbval.plugin import IPyNbCell
-        from notebooks import KERNEL_ENVIRONMENT
+        from notebooks import KERNEL_ENVIRONMENT, kernel_environment
 
         IPyNbCell.compare_outputs = compare_outputs
+        environment = kernel_environment(compares=True)
+        nbval.kernel.start_new_kernel = partial(nbval.kernel.start_new_kernel, env=environment)
         for name, value in KERNEL_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)  # a thread count or device that is set on purpose wins
+            os.environ.setdefault(name, value)  # for the tests beside the notebooks
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

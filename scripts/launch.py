@@ -2,9 +2,9 @@
 
     python scripts/launch.py https://github.com/OWNER/BOOK v1.0.0 _build/launch
 
-Each copy begins with a cell that fetches the book if the library is missing and does nothing if it is there. The
-book's own notebooks stay without it: their stored outputs belong to their code. Beside them lies the environment that
-Binder builds. The folder is published as the branch that the buttons open.
+Each is the reader's notebook of scripts/reader.py behind a cell that fetches the book if the library is missing and
+does nothing if it is there. Beside them lies the environment that Binder builds. The folder is published as the branch
+that the buttons open.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import tomllib
 from pathlib import Path
 
 import nbformat
-from notebooks import BOOK, ROOT, find_notebooks
+from cross_references import Book, published_at
+from notebooks import BOOK, ROOT
+from reader import make_all, write
 
 MYST_NB = "myst-nb>=1"  # of all that builds the pages, what the notebooks import
 SETUP = f"""\
@@ -66,11 +68,8 @@ def main() -> int:
     parser.add_argument("tag", help="tag or branch to fetch")
     parser.add_argument("folder", type=Path, help="where the copies go, laid out as the notebooks in the repository")
     arguments = parser.parse_args()
-    for path in find_notebooks():
-        notebook = prepare(nbformat.read(path, as_version=4), arguments.url, arguments.tag)
-        copy = arguments.folder / "book" / path.relative_to(BOOK)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, copy)
+    for page, notebook in make_all(Book(BOOK, published_at(arguments.url)), solutions=True):
+        write(prepare(notebook, arguments.url, arguments.tag), arguments.folder / "book" / f"{page}.ipynb")
     (arguments.folder / "environment.yml").write_text(environment(), encoding="utf-8")
     return 0
 

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -39,6 +38,24 @@ KERNEL_ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a debugger's remark lands on stderr
 }
+ON_PURPOSE = ("DEEPTRANSFER_DEVICE", "OMP_NUM_THREADS")  # may be others where outputs are only compared
+# A kernel has a home of its own: no profile, no matplotlibrc, no start-up file, and it can be written.
+HOME = ROOT / "data" / "cache" / "home"
+OWN_SETTINGS = {
+    "HOME": str(HOME),
+    "USERPROFILE": str(HOME),
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # with another one no picture is stored
+    "LC_ALL": "C",
+    "PYTHONUTF8": "1",
+    "PYTHONNOUSERSITE": "1",
+    "TZ": "UTC",
+}
+# What the user's environment says beside that is kept, but for settings of what runs in the kernel.
+SETTINGS = (
+    *("MPL", "MATPLOTLIB", "IPYTHON", "JUPYTER", "XDG_", "LC_", "LANG", "COLUMNS", "LINES", "TZ"),
+    *("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONOPTIMIZE", "PYTHONINSPECT", "PYTHONDEVMODE", "FORCE_COLOR", "CLICOLOR"),
+    *("OMP_", "MKL_", "OPENBLAS_", "KMP_", "TORCH_", "DEEPTRANSFER_", "SOLUTIONS"),
+)
 
 KEPT_CELL_METADATA = {"tags", "mystnb", "caption", "tolerance"}
 
@@ -74,6 +91,26 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
                 output.data.pop(WIDGET_VIEW, None)  # a random id, and blank without its kernel
 
 
+def kernel_environment(compares: bool = False) -> dict[str, str]:
+    """The environment of a kernel, the same whoever starts it.
+
+    Parameters
+    ----------
+    compares
+        Whether outputs are only compared; a thread count or device that is set on purpose then wins.
+    """
+    HOME.mkdir(parents=True, exist_ok=True)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    wanted = {name: os.environ[name] for name in ON_PURPOSE if compares and name in os.environ}
+    return {**kept, **KERNEL_ENVIRONMENT, **OWN_SETTINGS, **wanted}
+
+
+def shows_a_picture(cell: nbformat.NotebookNode) -> bool:
+    """Whether an output of the cell is a picture or a figure with sliders."""
+    data = [output.get("data", {}) for output in cell.get("outputs", [])]
+    return any("image/png" in shown or 'class="explore"' in shown.get("text/html", "") for shown in data)
+
+
 def find_faults(notebook: nbformat.NotebookNode) -> list[str]:
     """Outputs that must not reach a reader."""
     faults = []
@@ -83,6 +120,8 @@ def find_faults(notebook: nbformat.NotebookNode) -> list[str]:
                 faults.append(f"cell {place} wrote to stderr: {output.text.strip()[:300]}")
             if WIDGET_VIEW in output.get("data", {}):
                 faults.append(f"cell {place} shows a widget that is blank without a kernel: give it a text/html form")
+        if "image" in cell.metadata.get("mystnb", {}) and not shows_a_picture(cell):
+            faults.append(f"cell {place} has words for a picture in its metadata and shows none")
     return faults
 
 
@@ -98,7 +137,7 @@ def kernel(notebook: nbformat.NotebookNode, folder: Path) -> Iterator[NotebookCl
         coalesce_streams=True,
     )
     # What a cell writes to stderr arrives as its output; the process's own stderr only says that it talks over TCP.
-    with client.setup_kernel(cwd=str(folder), env={**os.environ, **KERNEL_ENVIRONMENT}, stderr=subprocess.DEVNULL):
+    with client.setup_kernel(cwd=str(folder), env=kernel_environment(), stderr=subprocess.DEVNULL):
         yield client
 
 
@@ -143,6 +182,8 @@ def store(path: Path, text: Path | None = None) -> dict[str, Any]:
         What is recorded: ``seconds``, ``peak_mib``, ``code``.
     """
     if text:
+        import jupytext  # only here: what makes the pages does without it
+
         notebook = jupytext.read(text, fmt="md:myst" if text.suffix == ".md" else "py:percent")
     else:
         notebook = nbformat.read(path, as_version=4)

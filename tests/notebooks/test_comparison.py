@@ -215,7 +215,7 @@ def test_message_shows_both_sides() -> None:
 
 
 def test_nbval_uses_the_comparer(tmp_path: Path) -> None:
-    """A whole run: of three executed cells, the jittered one passes, the changed one and the changed picture fail."""
+    """A whole run: the jittered cell passes, the changed one and the changed picture fail; the user's settings stay out."""
     notebook = nbformat.v4.new_notebook()
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     show = "from IPython.display import display; display({'image/png': %r}, raw=True)"
@@ -224,6 +224,7 @@ def test_nbval_uses_the_comparer(tmp_path: Path) -> None:
             ("print(1 / 3)", nbformat.v4.new_output("stream", name="stdout", text="0.33333333333333337\n")),
             ("print(1 / 3)", nbformat.v4.new_output("stream", name="stdout", text="0.3433333333333333\n")),
             (show % png(), nbformat.v4.new_output("display_data", {"image/png": png(shift=3)})),
+            ("import os; print(os.environ['TZ'])", nbformat.v4.new_output("stream", name="stdout", text="UTC\n")),
         ],
         start=1,
     ):
@@ -235,7 +236,7 @@ def test_nbval_uses_the_comparer(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, path.name],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "TZ": "Asia/Tokyo"},
         capture_output=True,
         text=True,
         check=False,
@@ -245,3 +246,4 @@ def test_nbval_uses_the_comparer(tmp_path: Path) -> None:
     assert "number 0.3433333333333333 stored, 0.3333333333333333 computed" in run.stdout
     assert "FAILED trial.ipynb::Cell 2" in run.stdout
     assert "picture differs by RMS" in run.stdout
+    assert "PASSED trial.ipynb::Cell 3" in run.stdout

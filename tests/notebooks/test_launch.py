@@ -1,4 +1,4 @@
-"""What the launch buttons open: a copy is the book's notebook with one cell before it, and the buttons lead to it."""
+"""What the launch buttons open: a copy is the reader's notebook with one cell before it, and the buttons lead to it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from cross_references import Book
 from launch import environment, main, prepare
 from launch_buttons import add_buttons
 from notebooks import BOOK, ROOT, find_notebooks
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from reader import make_all
 
 URL, TAG = "https://example.org/book", "v1.2.3"
 THEME = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["sphinx"]["config"]["html_theme_options"]
@@ -73,18 +75,27 @@ def test_a_second_try_does_not_stumble_over_the_checkout_of_the_first(
     assert [command[0] for command in commands] == [sys.executable]
 
 
-def test_a_copy_is_the_notebook_behind_one_more_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_is_the_readers_notebook_behind_one_more_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["launch.py", URL, TAG, str(tmp_path)])
     assert main() == 0
     copies = sorted(path.relative_to(tmp_path / "book") for path in tmp_path.rglob("*.ipynb"))
     assert copies == [path.relative_to(BOOK) for path in find_notebooks()]
+    made = dict(make_all(Book(BOOK), solutions=True))
     for name in copies:
-        copy, own = (nbformat.read(folder / name, as_version=4) for folder in (tmp_path / "book", BOOK))
-        assert copy.cells[1:] == own.cells
-        assert own.cells[0].cell_type == "markdown"
+        copy = nbformat.read(tmp_path / "book" / name, as_version=4)
+        assert copy.cells[1:] == made[name.with_suffix("").as_posix()].cells
         nbformat.validate(copy)
     others = {path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".ipynb"}
     assert others == {"environment.yml"}  # a requirements.txt or pyproject.toml would be what Binder installs
+
+
+def test_the_copies_of_a_repository_on_github_lead_to_its_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Colab a notebook cannot lead to the one beside it."""
+    monkeypatch.setattr(sys, "argv", ["launch.py", "https://github.com/owner/book", TAG, str(tmp_path)])
+    assert main() == 0
+    text = (tmp_path / "book" / "part2" / "mmd.ipynb").read_text(encoding="utf-8")
+    assert "https://owner.github.io/book/part2/dan.html" in text
+    assert "dan.ipynb" not in text
 
 
 def test_binders_environment_has_what_the_library_needs_and_no_cuda() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from notebooks import BOOK, find_notebooks
+from solutions import strip
 
 # Which of their arguments these functions change, and the methods that change the object they belong to.
 CHANGING_FUNCTIONS = {"fit": (0, 2), "convert_norm": (0,), "adapt_statistics": (0,)}
@@ -140,6 +141,11 @@ class Reader(ast.NodeVisitor):
         for part in node.body:
             self.visit(part)
 
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
+        if node.name:
+            self.bind(node.name)
+        self.generic_visit(node)
+
     def visit_Call(self, node: ast.Call) -> None:
         called = node.func
         if isinstance(called, ast.Attribute) and called.attr in CHANGING_METHODS:
@@ -231,6 +237,16 @@ def find_shared_generators(cells: Sequence[Cell]) -> set[str]:
     return {name for cell in cells for name in cell.from_other_cells & made}
 
 
+def find_missing(cells: Sequence[Cell]) -> set[str]:
+    """Names that a cell or a function takes from cells that are not there, or not before it."""
+    known: set[str] = set()
+    missing: set[str] = set()
+    for cell in cells:
+        missing |= cell.from_other_cells - known - cell.bound
+        known |= cell.bound
+    return missing
+
+
 every_notebook = pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: str(path.relative_to(BOOK)))
 
 
@@ -248,6 +264,18 @@ def test_a_cell_that_draws_makes_its_own_generator(path: Path) -> None:
 def test_no_cell_changes_what_another_made(path: Path) -> None:
     """A network trained in place is trained twice if the cell is run twice."""
     assert not find_changed(read_cells(path))
+
+
+@every_notebook
+def test_no_cell_needs_what_a_solution_binds(path: Path) -> None:
+    """In readers' notebooks the code of a solution stands in the text, and classes get none at all."""
+    notebook = nbformat.read(path, as_version=4)
+    strip(notebook)
+    assert not find_missing([read_cell(cell.source) for cell in notebook.cells if cell.cell_type == "code"])
+
+
+def test_what_is_missing() -> None:
+    assert find_missing(list(map(read_cell, ["x = 1\ny = x", "def f():\n    return z + x", "print(y)", "z = 2"]))) == {"z"}
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
-from notebooks import WIDGET_VIEW, find_faults, hash_code, store, tidy
+from notebooks import WIDGET_VIEW, find_faults, hash_code, kernel_environment, store, tidy
 
 TEXT = """# Title
 
@@ -85,3 +86,72 @@ def test_live_widget_is_stored_only_as_html() -> None:
     tidy(notebook)
     assert list(notebook.cells[0].outputs[0].data) == ["text/html"]
     assert find_faults(notebook) == ["cell 1 shows a widget that is blank without a kernel: give it a text/html form"]
+
+
+SHOWS = """import os
+import matplotlib.pyplot as plt
+from IPython import get_ipython
+plt.plot([0, 1])
+plt.show()
+print(os.environ.get("TZ"), "{:n}".format(1234.5), plt.rcParams["lines.linewidth"], "started" in globals())
+"""
+
+
+def hostile_settings(folder: Path) -> dict[str, str]:
+    """What a user may have exported and configured, each of which would change or lose an output."""
+    profile = folder / "ipython" / "profile_default" / "startup"
+    profile.mkdir(parents=True)
+    (profile / "first.py").write_text("started = True", encoding="utf-8")
+    (folder / "matplotlibrc").write_text("lines.linewidth: 9", encoding="utf-8")
+    (folder / "startup.py").write_text("started = True", encoding="utf-8")
+    return {
+        "HOME": "/dev/null/home",
+        "MPLBACKEND": "Agg",
+        "MATPLOTLIBRC": str(folder / "matplotlibrc"),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "PYTHONSTARTUP": str(folder / "startup.py"),
+        "PYTHONOPTIMIZE": "1",
+        "LC_ALL": "de_DE.UTF-8",
+        "TZ": "Asia/Tokyo",
+        "OMP_NUM_THREADS": "3",
+        "MKL_NUM_THREADS": "3",
+    }
+
+
+def described(source: str) -> nbformat.NotebookNode:
+    """A cell whose metadata has words for its picture."""
+    return nbformat.v4.new_code_cell(source, metadata={"mystnb": {"image": {"alt": "A line"}}})
+
+
+def test_the_users_settings_do_not_reach_the_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in hostile_settings(tmp_path / "settings").items():
+        monkeypatch.setenv(name, value)
+    path = tmp_path / "chapter.ipynb"
+    check = "import os\nassert False, [os.environ.get(n) for n in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')]"
+    told = f"try:\n    exec({check!r})\nexcept AssertionError as error:\n    print(error)"
+    nbformat.write(nbformat.v4.new_notebook(cells=[described(SHOWS), nbformat.v4.new_code_cell(told)]), path)
+    store(path)
+    first, second = nbformat.read(path, as_version=4).cells
+    assert "image/png" in first.outputs[0].data
+    assert first.outputs[1].text == "UTC 1234.5 1.5 False\n"
+    assert second.outputs[0].text == "['1', None]\n"
+
+
+def test_only_what_is_set_on_purpose_wins_when_outputs_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    stores, compares = kernel_environment(), kernel_environment(compares=True)
+    assert (stores["OMP_NUM_THREADS"], compares["OMP_NUM_THREADS"]) == ("1", "3")
+    assert "inline" in compares["MPLBACKEND"]
+    assert compares["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert compares["PATH"] == os.environ["PATH"]
+
+
+def test_a_cell_that_lost_its_picture_is_not_stored(tmp_path: Path) -> None:
+    path = tmp_path / "chapter.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[described("print('no picture')")]), path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="cell 0 has words for a picture in its metadata and shows none"):
+        store(path)
+    assert path.read_bytes() == before

@@ -1,0 +1,213 @@
+"""Make readers' notebooks: the chapters in plain Markdown, to read, run and change in any notebook viewer.
+
+    python scripts/reader.py                            all, into notebooks/
+    python scripts/reader.py --without-solutions        without the solutions of the exercises
+    python scripts/reader.py --into FOLDER --replace    over whatever is there
+
+Text is as on the built page: numbers stand in the sentences, equations and exercises have their numbers, answers to
+predictions and solutions are folded. Cells that the page hides are collapsed. A copy that a reader has changed is never
+overwritten: the new version then lies beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import yaml
+from cross_references import Book, published_at
+from nbformat import NotebookNode
+from notebooks import BOOK, ROOT, find_notebooks, shows_a_picture
+from plain_markdown import Context, Part, convert, escape, exercise_name, fold, split_solutions
+
+FOLDER = ROOT / "notebooks"
+GLUED = "application/papermill.record/text/plain"
+MARK = "reader"  # in the metadata of a copy: what was written
+HIDES_SOURCE = {"hide-input", "remove-input", "hide-cell", "remove-cell"}
+HIDES_OUTPUTS = {"hide-output", "remove-output", "hide-cell", "remove-cell"}
+
+
+def glued_values(notebook: NotebookNode) -> dict[str, str]:
+    """What the cells gave to names for the text, as stored."""
+    return {
+        output.metadata["scrapbook"]["name"]: output.data[GLUED]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if GLUED in output.get("data", {})
+    }
+
+
+def make(notebook: NotebookNode, page: str, book: Book, solutions: bool = True) -> NotebookNode:
+    """The reader's notebook of a chapter."""
+    context = Context(book, page, glued_values(notebook))
+    cells = list(_cells(notebook, context, solutions))
+    if number := book.pages[page].number:
+        cells[0].source = cells[0].source.replace("# ", f"# {number}. ", 1)
+    if context.cited:
+        cells.append(_text(f"## Bibliography\n\n{book.bibliography(context.cited)}", "bibliography"))
+    metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info") if key in notebook.metadata}
+    made = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+    made.metadata[MARK] = {"chapter": page, "text": text_hash(made), "version": _digest(nbformat.writes(made))}
+    return made
+
+
+def _cells(notebook: NotebookNode, context: Context, solutions: bool) -> Iterator[NotebookNode]:
+    chapter, figures = context.book.pages[context.page].number, 0
+    rest = deque(notebook.cells)
+    while rest:
+        cell = rest.popleft()
+        if cell.cell_type == "code":
+            yield _code(cell)
+            if chapter and shows_a_picture(cell):
+                figures += 1
+                yield _text(_caption(f"Figure {chapter}.{figures}", cell), cell.id, "figure")
+            continue
+        parts = split_solutions(cell.source)
+        for count, part in enumerate(parts):
+            if not part.solves:
+                yield _text(convert(part.text, context), cell.id, count)
+                continue
+            folded = []
+            while part is parts[-1] and rest and _is_folded(rest[0]):
+                folded.append(rest.popleft())
+            if solutions:
+                figures += sum(map(shows_a_picture, folded))
+                yield _text(_solution(part, folded, context), cell.id, count)
+                yield nbformat.v4.new_code_cell(id=f"{cell.id}-{count}-yours")
+
+
+def _is_folded(cell: NotebookNode) -> bool:
+    return cell.cell_type == "code" and "hide-cell" in cell.metadata.get("tags", [])
+
+
+def _text(source: str, name: str, ending: str | int = 0) -> NotebookNode:
+    return nbformat.v4.new_markdown_cell(source, id=f"{name}-{ending}" if ending else name)
+
+
+def _caption(number: str, cell: NotebookNode) -> str:
+    words = cell.metadata.get("caption", "")
+    return f"**{number}:** {escape(words)}" if words else f"**{number}**"
+
+
+def _solution(part: Part, cells: list[NotebookNode], context: Context) -> str:
+    """Words, code and what the code prints, behind one line."""
+    blocks = [convert(part.text, context)]
+    for cell in cells:
+        blocks.append(f"```python\n{cell.source}\n```")
+        if printed := "".join(output.text for output in cell.outputs if output.output_type == "stream").rstrip():
+            blocks.append(f"It prints\n\n```text\n{printed}\n```")
+    return fold(f"Solution of {exercise_name(part.solves, context)}", "\n\n".join(filter(None, blocks)))
+
+
+def _code(cell: NotebookNode) -> NotebookNode:
+    """The same code, collapsed as each viewer has it; what is glued stands in the text."""
+    tags = set(cell.metadata.get("tags", []))
+    metadata: dict[str, object] = {"tags": sorted(tags)} if tags else {}
+    if hidden := {
+        key: True for key, hides in (("source_hidden", HIDES_SOURCE), ("outputs_hidden", HIDES_OUTPUTS)) if tags & hides
+    }:
+        metadata["jupyter"] = hidden
+    if "source_hidden" in hidden:
+        metadata["cellView"] = "form"  # Colab's
+    outputs = [_described(output, cell) for output in cell.outputs if GLUED not in output.get("data", {})]
+    return nbformat.v4.new_code_cell(
+        cell.source, id=cell.id, metadata=metadata, outputs=outputs, execution_count=cell.execution_count
+    )
+
+
+def _described(output: NotebookNode, cell: NotebookNode) -> NotebookNode:
+    """A picture with its alternative text, where exporters look for it."""
+    words = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
+    if words and "image/png" in output.get("data", {}):
+        metadata = {**output.metadata, "image/png": {**output.metadata.get("image/png", {}), "alt": words}}
+        return nbformat.from_dict({**output, "metadata": metadata})
+    return output
+
+
+def text_hash(notebook: NotebookNode) -> str:
+    """Of the text of all cells: running a notebook or adding a blank cell does not change it, writing does."""
+    return _digest("\0".join(f"{cell.cell_type}\1{cell.source}" for cell in notebook.cells if cell.source.strip()))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def put(notebook: NotebookNode, path: Path) -> Path:
+    """Write a reader's notebook, unless the one that is there holds changes and this is another version.
+
+    Returns
+    -------
+    Path
+        Where this version lies: ``path``, or beside it ``name.new.ipynb``.
+    """
+    if not path.exists():
+        write(notebook, path)
+        return path
+    there = _read(path)
+    mark = there.metadata.get(MARK, {}) if there else {}
+    if mark.get("version") == notebook.metadata[MARK]["version"]:
+        return path
+    if there and mark.get("text") == text_hash(there):
+        write(notebook, path)
+        return path
+    return put(notebook, path.with_name(f"{path.stem}.new.ipynb"))
+
+
+def _read(path: Path) -> NotebookNode | None:
+    """The notebook, None if it is not one any more."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError, KeyError):
+        return None
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Write it whole or not at all."""
+    nbformat.validate(notebook)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    nbformat.write(notebook, part)
+    part.replace(path)
+
+
+def make_all(book: Book, solutions: bool) -> Iterator[tuple[str, NotebookNode]]:
+    """Each page that is a notebook, and its copy."""
+    for path in find_notebooks():
+        page = path.relative_to(BOOK).with_suffix("").as_posix()
+        yield page, make(nbformat.read(path, as_version=4), page, book, solutions)
+
+
+def address() -> str:
+    """Where ``_config.yml`` says that the book is published, empty if it is not."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    given = config.get("html", {}).get("baseurl", "")
+    return f"{given.rstrip('/')}/" if given else published_at(config.get("repository", {}).get("url", ""))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--into", type=Path, default=FOLDER, metavar="FOLDER", help="where the notebooks go")
+    parser.add_argument("--without-solutions", action="store_true", help="leave out the solutions of the exercises")
+    parser.add_argument("--replace", action="store_true", help="overwrite what is there, changed or not")
+    arguments = parser.parse_args()
+    count = 0
+    for page, notebook in make_all(Book(BOOK, address()), not arguments.without_solutions):
+        count += 1
+        path = arguments.into / f"{page}.ipynb"
+        if arguments.replace:
+            write(notebook, path)
+        elif (lies := put(notebook, path)) != path:
+            print(f"{path} holds changes of yours and was left as it is.")
+            print(f"  The new version is {lies}; to use it, move yours away and give it that name.")
+    print(f"{count} notebooks to read and run are in {arguments.into}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

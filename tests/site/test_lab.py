@@ -1,0 +1,140 @@
+"""Readers' notebooks in JupyterLab, driven as a reader does: run all, unfold a solution, move a slider, save."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from cross_references import Book
+from notebooks import BOOK, KERNEL_ENVIRONMENT
+from reader import MARK, make, text_hash, write
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+RUN, LOOKED_AT = "own-loop", "part2/mmd"  # the first takes few seconds, the second has a figure with sliders
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight are in the page too
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+SECOND = 1000  # Playwright counts in thousandths
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    book = Book(BOOK)
+    for name in (RUN, LOOKED_AT):
+        made = make(nbformat.read(BOOK / f"{name}.ipynb", as_version=4), name, book)
+        write(made, folder / "notebooks" / f"{name}.ipynb")
+    for name, values in SETTINGS.items():
+        path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    """A server of its own, which knows nothing of the user's settings, and trusts the notebooks as `make lab` does."""
+    environment = {
+        **os.environ,
+        **KERNEL_ENVIRONMENT,
+        **{f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")},
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "IPYTHONDIR": str(folder / "ipython"),
+    }
+    notebooks = folder / "notebooks"
+    trust = [sys.executable, "-m", "jupyter", "trust", *map(str, notebooks.rglob("*.ipynb"))]
+    subprocess.run(trust, env=environment, capture_output=True, check=True)
+    options = [
+        "--no-browser",
+        "--allow-root",
+        "--port=0",
+        "--IdentityProvider.token=reader",
+        f"--notebook-dir={notebooks}",
+    ]
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-m", "jupyter", "lab", *options]
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield _wait_for(folder / "runtime", server)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _wait_for(runtime: Path, server: subprocess.Popen[bytes]) -> str:
+    """The address that the server tells once it listens."""
+    for _ in range(120):
+        assert server.poll() is None, "JupyterLab has ended"
+        if found := sorted(runtime.glob("jpserver-*.json")):
+            return str(json.loads(found[0].read_text(encoding="utf-8"))["url"])
+        time.sleep(0.5)
+    pytest.fail("JupyterLab does not start")
+
+
+@pytest.fixture
+def open_notebook(address: str, browser: Browser) -> Iterator[Callable[[str], Page]]:
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+
+    def open_one(name: str) -> Page:
+        page.goto(f"{address}lab/tree/{name}.ipynb?token=reader&reset")
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120 * SECOND)
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120 * SECOND)
+        return page
+
+    yield open_one
+    page.close()
+
+
+def choose(page: Page, menu: str, item: str) -> None:
+    page.locator(".lm-MenuBar-item", has_text=menu).first.click()
+    page.get_by_role("menuitem", name=item).first.click()
+
+
+def test_a_reader_runs_all_unfolds_a_solution_and_saves(folder: Path, open_notebook: Callable[[str], Page]) -> None:
+    path = folder / "notebooks" / f"{RUN}.ipynb"
+    before = nbformat.read(path, as_version=4)
+    page = open_notebook(RUN)
+    choose(page, "Run", "Run All Cells")
+    waiting = page.locator(".jp-InputPrompt", has_text="[*]")
+    waiting.first.wait_for(state="attached")
+    waiting.first.wait_for(state="detached", timeout=300 * SECOND)
+    assert not page.locator(".jp-Dialog").all_inner_texts()
+    solution = page.locator(".jp-MarkdownCell details", has_text="Solution of Exercise").first
+    code = solution.locator("pre").first
+    assert not code.is_visible()
+    solution.locator("summary").click()
+    assert code.is_visible()
+    choose(page, "File", "Save Notebook")
+    page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')", timeout=60 * SECOND)
+
+    after = nbformat.read(path, as_version=4)
+    assert text_hash(after) == before.metadata[MARK]["text"]  # running is no change of the reader's
+    assert after.metadata[MARK] == before.metadata[MARK]
+    ran = [cell for cell in after.cells if cell.cell_type == "code" and cell.source]
+    assert all(cell.execution_count for cell in ran)
+    assert not [output for cell in ran for output in cell.outputs if output.output_type == "error"]
+
+
+def test_formulas_sliders_and_collapsed_code_are_seen(open_notebook: Callable[[str], Page]) -> None:
+    page = open_notebook(LOOKED_AT)
+    page.wait_for_selector(".jp-MarkdownCell mjx-container", timeout=120 * SECOND)
+    signs = page.locator("mjx-labels").first.locator("mjx-c")
+    assert [sign.get_attribute("class") for sign in signs.all()][:5] == [f"mjx-c{ord(sign):X}" for sign in "(3.1)"]
+    assert page.locator(".explore input").first.is_visible()
+    first = page.locator(".jp-CodeCell").first
+    assert first.locator(".jp-InputArea .jp-Placeholder, .jp-InputPlaceholder").first.is_visible()
+    assert not first.locator(".cm-content").count()
+    assert not page.locator("mjx-merror").count()
+    assert not page.locator("details[open]").count()
