@@ -102,13 +102,14 @@ def ideal_joint_error(
     folds: int = 5,
     seed: int = 0,
 ) -> IdealJointError:
-    r"""Error λ of the one classifier that is best for both domains: an oracle quantity, it reads target labels.
+    r"""Sum λ of both errors of the one classifier that is best for both: an oracle quantity, it reads target labels.
 
     .. math:: \lambda = \varepsilon_S(h^*) + \varepsilon_T(h^*), \qquad
               h^* = \arg\min_h\ \varepsilon_S(h) + \varepsilon_T(h)
 
     :math:`h^*` is *one* linear head on the given features, trained on both labelled domains with equal total weight and
-    scored on the rows left out. Where λ is large, no amount of alignment helps: no head serves both domains.
+    scored on the rows left out. Where λ is large, no head serves both domains *on these features*. Alignment changes the
+    features, and λ with them, in either direction.
 
     Parameters
     ----------
