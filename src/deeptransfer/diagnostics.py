@@ -108,8 +108,8 @@ def ideal_joint_error(
               h^* = \arg\min_h\ \varepsilon_S(h) + \varepsilon_T(h)
 
     :math:`h^*` is *one* linear head on the given features, trained on both labelled domains with equal total weight and
-    scored on the rows left out. Where λ is large, no head serves both domains *on these features*. Alignment changes the
-    features, and λ with them, in either direction.
+    scored on the rows left out. Where λ is large, no head serves both domains *on these features*. Alignment changes
+    the features, and λ with them, in either direction.
 
     Parameters
     ----------
