@@ -136,7 +136,8 @@ def test_every_module_has_a_reference_page() -> None:
     }
     pages = "".join(page.read_text(encoding="utf-8") for page in (BOOK / "api").glob("*.md"))
     shown = set(re.findall(r"^\.\. automodule:: (\S+)", pages, flags=re.M))
-    assert not public - shown
+    packages = {name.rpartition(".")[0] for name in shown}  # shown module by module
+    assert not public - shown - packages
 
 
 def test_an_author_s_initial_is_no_number_of_a_list(site: Path) -> None:

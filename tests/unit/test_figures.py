@@ -223,7 +223,7 @@ def test_24_frames_of_two_panels_fit():
         bottom.plot(x, witness, color=COLORS["model"])
         bottom.fill_between(x, 0, witness, color=COLORS["source"], alpha=0.2)
         bottom.set(ylim=(-1, 1), xlabel="x", ylabel="witness")
-        top.legend()
+        top.legend(loc="upper right")  # to look for the best place can take a busy machine a second, and a warning
         return figure
 
     exploration = explore(draw, sigma=[0.1, 0.3, 1.0, 3.0, 10.0, 30.0], n=[20, 100, 500, 2000])

@@ -309,7 +309,7 @@ def test_presets_are_recipes_that_options_change(monkeypatch):
     seen = []
     monkeypatch.setattr(cli, "run_recipe", lambda config, *_: seen.append(config) or {})
     options = ["--preset", "cdan-office31", "--steps", "7", "--network", "bottleneck=64"]
-    result = CliRunner().invoke(cli.app, ["run", "--task", "office31/amazon:office31/webcam", *options])
+    result = CliRunner().invoke(cli.app, ["run", "--task", "office31/amazon:office31/webcam", "--json", *options])
     assert result.exit_code == 0, result.output
     (config,) = seen
     assert (config.backbone, config.objective, config.steps) == ("resnet50", "cdan+e", 7)
