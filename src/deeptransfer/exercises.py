@@ -35,7 +35,7 @@ def attempt(check: Callable[[Any], object], answer: Any) -> None:
         print("solved")
 
 
-def expect(case: str, got: Any, expected: Any, *, rtol: float = 1e-5, atol: float = 1e-8) -> None:
+def expect(case: str, got: Any, expected: Any, *, rtol: float = 1e-6, atol: float = 1e-8) -> None:
     """Raise unless an answer is what its check expects; the message names the case, what it expects and what it got.
 
     Parameters
