@@ -22,6 +22,7 @@ from notebooks import BOOK, find_notebooks
 CHAPTERS = [path for path in find_notebooks() if path.parent != BOOK]
 WRONG_ANSWERS = Path(__file__).parent / "wrong_answers"
 MIN_EXERCISES, MIN_WITH_STUB = 4, 2
+METHODS = [path for path in CHAPTERS if path.parent.name != "part1" and path.stem != "everything"]
 every_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: str(path.relative_to(BOOK)))
 
 
@@ -130,6 +131,14 @@ def test_chapter_has_exercises_to_write_and_to_think_about(path: Path) -> None:
     assert len(attempts(path)) >= MIN_WITH_STUB
 
 
+@pytest.mark.parametrize("path", METHODS, ids=lambda path: str(path.relative_to(BOOK)))
+def test_chapter_has_the_reader_write_its_method(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    main = [i for i, cell in enumerate(cells) if "\n**Main exercise: write " in cell.source]
+    assert len(main) == 1
+    assert attempts_in(cells[main[0] + 1].source), "the stub and its check stand below the question"
+
+
 @every_chapter
 def test_stub_fails_its_check_and_solution_passes_it(path: Path) -> None:
     for check, (stub, *rest) in attempts(path).items():
@@ -169,3 +178,28 @@ def test_wrong_answers_are_refused_and_told_why(path: Path, scopes: dict[Path, d
 def test_every_check_meets_a_wrong_answer(path: Path) -> None:
     met = {name.partition("__")[0] for name in names_of_wrong_answers(path)}
     assert met == set(stubs(path))
+
+
+@pytest.mark.parametrize(
+    ("sources", "names", "kept"),
+    [
+        (["x = 1", "y = 2\nz = x + y\nprint(z)"], {"z"}, ["x = 1", "y = 2", "z = x + y"]),
+        (["x = []\nx.append(1)", "x = 2\ny = x"], {"y"}, ["x = 2", "y = x"]),
+        (["x = []\nx.append(1)\nz = 3", "y = x"], {"y"}, ["x = []", "x.append(1)", "y = x"]),
+        (
+            ["def f():\n    return g()", "def g():\n    return 1"],
+            {"f"},
+            ["def f():\n    return g()", "def g():\n    return 1"],
+        ),
+        (["slow = 1", "y = slow"], {"y"}, ["slow = 1", "y = slow"]),
+    ],
+)
+def test_statements_that_a_name_needs(sources: list[str], names: set[str], kept: list[str]) -> None:
+    parts = [
+        Statement(cell, ast.unparse(node), read_cell(ast.unparse(node)))
+        for cell, source in enumerate(sources)
+        for node in ast.parse(source).body
+    ]
+    assert needed(parts, names) == kept
+    assert not needed(parts, names, given=names)
+    assert "slow = 1" not in needed(parts, names, given={"slow"})
