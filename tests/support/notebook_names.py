@@ -85,6 +85,11 @@ class Reader(ast.NodeVisitor):
         if not self.scopes:
             self.cell.bound.add(name)
 
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
+        if node.name:
+            self.bind(node.name)
+        self.generic_visit(node)
+
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load):
             self.read(node.id)
