@@ -208,6 +208,19 @@ def test_cells_of_solutions_are_folded(path: Path) -> None:
     assert not open_cells
 
 
+@every_notebook
+def test_a_cell_that_takes_long_says_what_it_does(path: Path) -> None:
+    """Else running all cells looks as if it hung; readers' notebooks show it before the cell, with its seconds."""
+    cells = [cell for cell in code_cells(path) if "hide-cell" not in cell.metadata.get("tags", [])]
+    assert not [cell.source for cell in cells if "seconds" in cell.metadata and not cell.metadata.get("does")]
+    assert not [cell.metadata["does"] for cell in cells if cell.metadata.get("does", "").endswith(".")]
+
+
+@every_chapter
+def test_a_chapter_says_where_it_first_takes_long(path: Path) -> None:
+    assert [cell for cell in code_cells(path) if "does" in cell.metadata]
+
+
 def find_bare_checks(source: str) -> list[str]:
     """Statements that end a reader's run where a recipe was changed, and say nothing of it.
 
