@@ -27,11 +27,11 @@ from nbformat import NotebookNode
 from notebooks import BOOK, ROOT, find_notebooks, shows_a_picture
 from plain_markdown import Context, Part, convert, escape, exercise_name, fold, split_solutions
 
+FOLDER = ROOT / "notebooks"
+GLUED = "application/papermill.record/text/plain"
 YOURS = """\
 *This copy is yours. Shift+Enter runs a cell; a grey bar is the code of a figure, and a click opens it. Change what you
 like: numbers in the text stay those of the book's run, those of your own stand below the cells.*"""
-FOLDER = ROOT / "notebooks"
-GLUED = "application/papermill.record/text/plain"
 MARK = "reader"  # in the metadata of a copy: what was written
 HIDES_SOURCE = {"hide-input", "remove-input", "hide-cell", "remove-cell"}
 HIDES_OUTPUTS = {"hide-output", "remove-output", "hide-cell", "remove-cell"}
