@@ -33,6 +33,7 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # Under what outputs are stored and compared. One thread: sums in one order, and two notebooks at once fill two cores.
 KERNEL_ENVIRONMENT = {
     "DEEPTRANSFER_PROGRESS": "0",
+    "DEEPTRANSFER_LIVE": "0",  # figures with sliders as frames
     "DEEPTRANSFER_DEVICE": "cpu",
     "OMP_NUM_THREADS": "1",  # MKL and OpenBLAS follow it
     "PYTHONHASHSEED": "0",
