@@ -774,7 +774,7 @@ for (const figure of document.querySelectorAll(".explore:not([data-ready])")) {
   };
   for (const input of inputs)
     input.addEventListener("input", () => { figure.querySelector(".explore-said").textContent = show(); });
-  // each other frame holds what it changes of the opening one, and shows the rest through
+  /* each other frame holds what it changes of the opening one, and shows the rest through */
   const start = figure.querySelector(".explore-start img");
   for (const image of figure.querySelectorAll(".explore-frames [hidden] img"))
     image.style.background = `#fff url(${start.src}) 0 0 / 100% 100%`;
