@@ -63,10 +63,13 @@ WIDTH = 5.0  # inches; on a page the width of the text, in which nine points are
 TEXT_PIXELS = 640
 DPI = 2 * TEXT_PIXELS / WIDTH  # two pixels for each of the page: sharp on a fine screen
 
+Setting = Mapping[str, Any]  # name of each control and its value
+Boxes = Sequence[Sequence[float]]  # where a picture shows images: (left, top, width, height) in per cent
+
 MAX_CONTROLS = 2
 MAX_FRAMES = 24
 MAX_BYTES = 300_000
-PALETTE = 64  # colours of a picture
+SHADES = (64, 32, 16)  # colours of a picture; fewer where a figure with sliders would be too heavy
 
 
 def use_house_style() -> None:
@@ -138,7 +141,7 @@ def _show_figures_our_way() -> None:
     ways = shell.display_formatter.formatters
     ways["image/png"].for_type(Figure, _shown)
     if is_live():
-        ways["text/html"].for_type(Figure, lambda figure: _figure_html(figure))
+        ways["text/html"].for_type(Figure, _figure_html)
 
 
 def _figure_html(figure: Figure) -> str:
@@ -347,20 +350,27 @@ class Exploration:
         """With a reader there, widgets, and beside them the opening frame for viewers without; else nothing more."""
         if not is_live():
             return {}
-        return {**self.widget()._repr_mimebundle_(), "text/html": self._page(opening_only=True)}
+        picture, boxes = self._render(self._start)
+        return {
+            **self.widget()._repr_mimebundle_(),
+            "text/html": self._page([(self._start, _png(picture, boxes), boxes)]),
+        }
 
     def _repr_html_(self) -> str:
         return self._stored
 
     @cached_property
     def _stored(self) -> str:
-        page = self._page()
-        if (weight := len(page.encode())) > MAX_BYTES:
-            raise ValueError(
-                f"the figure weighs {weight // 1000} kB with {len(list(self._settings()))} settings, more than "
-                f"{MAX_BYTES // 1000} kB; draw fewer settings, a smaller figsize or fewer points and shades"
-            )
-        return page
+        """The page with all settings, in fewer shades where it is heavy."""
+        drawn = self._drawings()
+        for shades in SHADES:
+            page = self._page(_frames(drawn, self._start, shades))
+            if len(page.encode()) <= MAX_BYTES:
+                return page
+        raise ValueError(
+            f"the figure weighs {len(page.encode()) // 1000} kB with {len(drawn)} settings, more than "
+            f"{MAX_BYTES // 1000} kB; draw fewer settings, a smaller figsize or fewer points and shades"
+        )
 
     @cached_property
     def _places(self) -> list[Any] | None:
@@ -435,35 +445,26 @@ class Exploration:
         box = ipywidgets.VBox([ipywidgets.HTML(STYLE), ipywidgets.Box([*sliders.values()]), picture, *caption])
         return box.add_class("explore-live")
 
-    def _frames(self) -> Iterator[tuple[dict[str, Any], bytes, Boxes]]:
-        """Setting, picture and boxes of each frame; all but the opening one hold what they change of it."""
-        settings = list(self._settings())
-        drawn = [self._render(setting) for setting in settings]
-        first = settings.index(self._start)
-        for setting, (picture, _) in zip(settings, drawn, strict=True):
-            if picture.size != drawn[first][0].size:
+    def _drawings(self) -> list[tuple[Setting, Image.Image, Boxes]]:
+        """Every setting, its picture and where that shows images."""
+        drawn: list[tuple[Setting, Image.Image, Boxes]] = [(s, *self._render(s)) for s in self._settings()]
+        first, (width, height) = drawn[0][0], drawn[0][1].size
+        for setting, picture, _ in drawn:
+            if picture.size != (width, height):
                 raise ValueError(
-                    f"frames must have one size, but {_setting(self._start)} gave {_size(drawn[first][0])} pixels and "
-                    f"{_setting(setting)} gave {_size(picture)}; use one figsize for all settings"
+                    f"frames must have one size, but {_setting(first)} gave {width} × {height} pixels and "
+                    f"{_setting(setting)} gave {picture.width} × {picture.height}; use one figsize for all settings"
                 )
-        start, others = _over(drawn[first][0], [picture for i, (picture, _) in enumerate(drawn) if i != first])
-        others.insert(first, start)
-        for setting, frame, (_, boxes) in zip(settings, others, drawn, strict=True):
-            yield setting, frame, boxes
+        return drawn
 
-    def _page(self, opening_only: bool = False) -> str:
-        """As HTML: sliders, and below them a picture for each setting or only the one that it opens on."""
-        if opening_only:
-            drawn, boxes = self._render(self._start)
-            pictures = [(self._start, _png(drawn, boxes), boxes)]
-        else:
-            pictures = list(self._frames())
-        frames = "\n".join(
+    def _page(self, frames: Sequence[tuple[Setting, bytes, Boxes]]) -> str:
+        """As HTML: the pictures, and above them sliders if there are several."""
+        pictures = "\n".join(
             _FRAME.format(
                 kind='class="explore-start"' if setting == self._start else 'hidden="hidden"',
                 picture=picture_html(picture, self.alt_text(**setting), boxes),
             )
-            for setting, picture, boxes in pictures
+            for setting, picture, boxes in frames
         )
         controls = "".join(
             _CONTROL.format(
@@ -474,12 +475,12 @@ class Exploration:
                 texts=html.escape(json.dumps([_text(value) for value in values], ensure_ascii=False)),
             )
             for name, values in self.parameters.items()
-            if not opening_only
+            if len(frames) > 1
         )
         caption = f"<figcaption>{html.escape(self._caption)}</figcaption>" if self._caption else ""
         start = html.escape(_setting({self._labels[name]: value for name, value in self._start.items()}))
         return _PAGE.format(
-            style=STYLE, css=_CSS, frames=frames, controls=controls, start=start, caption=caption, script=_SCRIPT
+            style=STYLE, css=_CSS, frames=pictures, controls=controls, start=start, caption=caption, script=_SCRIPT
         )
 
 
@@ -562,10 +563,6 @@ def _no_figure_left() -> Iterator[None]:
             plt.close(number)
 
 
-def _size(picture: Image.Image) -> str:
-    return f"{picture.width} × {picture.height}"
-
-
 def _placed(figure: Figure) -> list[Any] | None:
     """Where its axes are, None if their places alone do not tell the layout."""
     if figure.subfigs or figure.get_suptitle():
@@ -574,21 +571,25 @@ def _placed(figure: Figure) -> list[Any] | None:
     return [ax.get_position(original=True) for ax in figure.axes]
 
 
-def _over(start: Image.Image, others: Sequence[Image.Image]) -> tuple[bytes, list[bytes]]:
-    """WebP of one picture, and of each other what it changes, clear where both are alike; they share one palette."""
-    width, height = start.size
-    sheet = Image.new("RGB", (width, height * (1 + len(others))))
-    for row, picture in enumerate((start, *others)):
+def _frames(
+    drawn: Sequence[tuple[Setting, Image.Image, Boxes]], start: Setting, shades: int
+) -> list[tuple[Setting, bytes, Boxes]]:
+    """The opening picture as WebP, and of each other what it changes, clear where both are alike; with one palette."""
+    width, height = drawn[0][1].size
+    sheet = Image.new("RGB", (width, height * len(drawn)))
+    for row, (_, picture, _) in enumerate(drawn):
         sheet.paste(picture, (0, row * height))
-    pixels = np.asarray(_in_few_colors(sheet, PALETTE).convert("RGB"))
-    below, *above = pixels.reshape(1 + len(others), height, width, 3)
-    changes = []
-    for frame in above:
-        changed = Image.fromarray((frame != below).any(-1))
-        # three pixels more on each side, or on a coarse screen the edges would keep a shade of what lies below
-        mask = np.asarray(changed.convert("L").filter(ImageFilter.MaxFilter(7)))
-        changes.append(_webp(np.dstack([np.where(mask[..., None], frame, 0).astype(np.uint8), mask])))
-    return _webp(below), changes
+    pixels = np.asarray(_in_few_colors(sheet, shades).convert("RGB")).reshape(len(drawn), height, width, 3)
+    below = pixels[[setting for setting, _, _ in drawn].index(start)]
+    frames = []
+    for (setting, _, boxes), frame in zip(drawn, pixels, strict=True):
+        if setting != start:
+            changed = Image.fromarray((frame != below).any(-1))
+            # three pixels more on each side, or on a coarse screen the edges would keep a shade of what lies below
+            mask = np.asarray(changed.convert("L").filter(ImageFilter.MaxFilter(7)))
+            frame = np.dstack([np.where(mask[..., None], frame, 0).astype(np.uint8), mask])
+        frames.append((setting, _webp(frame), boxes))
+    return frames
 
 
 def _webp(pixels: np.ndarray) -> bytes:
@@ -599,8 +600,7 @@ def _webp(pixels: np.ndarray) -> bytes:
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
-KEPT = "keeps its colours"  # in the text of a PNG: boxes that the dark leaves alone, (left, top, width, height) in %
-Boxes = Sequence[Sequence[float]]
+KEPT = "keeps its colours"  # in the text of a PNG: its boxes
 
 
 def _pixels(figure: Figure) -> Image.Image:
@@ -639,7 +639,7 @@ def _png(picture: Image.Image, boxes: Boxes, **options: Any) -> bytes:
 
 
 def _png_of(figure: Figure) -> bytes:
-    return _png(_in_few_colors(_pixels(figure), PALETTE), _image_boxes(figure))
+    return _png(_in_few_colors(_pixels(figure), SHADES[0]), _image_boxes(figure))
 
 
 def _shown(figure: Figure) -> tuple[bytes, dict[str, int]]:
