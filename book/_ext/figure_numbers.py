@@ -1,7 +1,7 @@
 """A number and a caption under each picture of a chapter, and what lets it follow dark and light.
 
-Figure 3.2 is the second of chapter 3. Words and alternative text are in the metadata of the cell; a figure with sliders
-brings its own words.
+Figure 3.2 is the second of chapter 3. A figure with sliders brings its own words. On a page without a number pictures are
+counted alone, Figure 2, and only those that have a caption.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ def number_figures(app: Sphinx, document: nodes.document) -> None:
     """Put number and caption right behind the picture, with an anchor to link to."""
     chapter = NUMBERS.get(app.env.docname)
     outputs = [part for part in document.findall(nodes.container) if "cell_output" in part["classes"]]
-    shown = [(output, found[-1]) for output in outputs if (found := pictures(output))]
-    for count, (output, picture) in enumerate(shown, start=1):
-        number = f"Figure {chapter}.{count}" if chapter else ""
-        anchor = number.lower().replace(" ", "-").replace(".", "-")
-        caption = output.parent.get("cell_metadata", {}).get("caption", "")
+    shown = [(found[-1], output) for output in outputs if (found := pictures(output))]
+    captions = [(picture, output, output.parent.get("cell_metadata", {}).get("caption")) for picture, output in shown]
+    if chapter is None:
+        captions = [(picture, output, caption) for picture, output, caption in captions if caption]
+    for count, (picture, output, caption) in enumerate(captions, start=1):
+        number = f"{chapter}.{count}" if chapter else f"{count}"
+        anchor = "figure-" + number.replace(".", "-")
         if isinstance(picture, nodes.raw):
-            if number:
-                _number_sliders(picture, number, anchor)
-        elif words := ": ".join(filter(None, (number, caption))):
-            line = nodes.paragraph("", words, classes=["figure-number"], ids=[anchor] if number else [])
-            behind = next(part for part in output.children if part is picture or picture in part.findall())
-            output.insert(output.index(behind) + 1, line)
+            _number_sliders(picture, f"Figure {number}", anchor)
+            continue
+        words = f"Figure {number}" + (f": {caption}" if caption else "")
+        line = nodes.paragraph("", words, classes=["figure-number"], ids=[anchor])
+        behind = next(part for part in output.children if part is picture or picture in part.findall())
+        output.insert(output.index(behind) + 1, line)
     for image in [image for output in outputs for image in output.findall(nodes.image)]:
         _follow_the_page(image, Path(app.srcdir))
     if shown:
