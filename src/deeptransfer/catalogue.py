@@ -7,8 +7,10 @@ Code is named, and imported when it is used: the book is built from the records 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -157,7 +159,10 @@ class Method:
             If this is no normalisation to train with.
         """
         if self.kind != "normalization":
-            raise ValueError(f"{self.name!r} is a {self.kind} method: there is no layer to put into a network")
+            raise ValueError(
+                f"{self.name!r} is no normalisation, it is of the kind {self.kind!r}: there is no layer to put into a "
+                f"network; normalisations are {', '.join(record.name for record in methods('normalization'))}"
+            )
         if not self.has_layer:
             if settings:
                 raise ValueError(f"{self.name!r} has no settings, got {', '.join(settings)}")
@@ -191,6 +196,7 @@ def confusion_with_soft_labels(
 
 _TZENG_2015 = "Tzeng, Hoffman, Darrell, Saenko, ICCV 2015"
 _CDAN = "Long, Cao, Wang, Jordan, NeurIPS 2018"
+_CHANG = "Chang, You, Seo, Kwak, Han, CVPR 2019"
 _WANG = "Wang, Jin, Long, Wang, Jordan, NeurIPS 2019"
 _O = "deeptransfer.objectives."
 _N = "deeptransfer.normalization."
@@ -231,14 +237,14 @@ _RECORDS = (
            CLUSTERS, (UNLABELLED,), "none beyond the forward pass", _O + "PseudoLabels"),
     Method("mec", "Min-entropy consensus (MEC)", "Roy et al., CVPR 2019", 10, "prediction",
            CLUSTERS, (UNLABELLED, VIEWS), "a second pass of the target images", _O + "MEC"),
-    Method("bn", "Batch normalisation", "Ioffe, Szegedy, ICML 2015", 9, "normalization",
+    Method("bn", "Batch normalisation (BatchNorm)", "Ioffe, Szegedy, ICML 2015", 9, "normalization",
            "none: the pooled batch is one population", (), "none", "torch.nn.BatchNorm2d"),
     Method("adabn", "Adaptive batch normalisation (AdaBN)", "Li, Wang, Shi, Hou, Liu, Pattern Recognition 2018", 9,
            "normalization", STATISTICS, (UNLABELLED,), "one forward pass of the target per layer, no training",
            _N + "adapt_statistics", prepares=True),
-    Method("dsbn", "Domain-specific statistics, one scale and shift", "Chang, You, Seo, Kwak, Han, CVPR 2019", 10,
+    Method("dsbn", "Domain-specific statistics, one scale and shift (shared DSBN)", _CHANG, 10,
            "normalization", STATISTICS, (UNLABELLED,), "as BatchNorm", _N + "DomainBatchNorm2d"),
-    Method("dsbn-unshared", "Domain-specific batch normalisation (DSBN)", "Chang, You, Seo, Kwak, Han, CVPR 2019", 10,
+    Method("dsbn-unshared", "Domain-specific batch normalisation (DSBN)", _CHANG, 10,
            "normalization", STATISTICS, (UNLABELLED,), "as BatchNorm, and a second scale and shift",
            _N + "DomainBatchNorm2d", {"shared_affine": False}),
     Method("autodial", "Automatic domain alignment (AutoDIAL)", "Carlucci, Porzi, Caputo, Ricci, Rota Bulò, ICCV 2017",
@@ -277,14 +283,35 @@ def objectives() -> tuple[Method, ...]:
     return tuple(record for record in _RECORDS if record.is_objective)
 
 
+def label(name: str) -> str:
+    """Short words for a method in a figure: the abbreviation in its title, else the title.
+
+    Parameters
+    ----------
+    name : str
+        Of one method, or of several with " · " between them: ``"cdan+e · dsbn"``.
+    """
+    titles = [get(part).title for part in name.split(" · ")]
+    short = [re.search(r"\(([A-Za-z][^()]*)\)$", title) for title in titles]
+    return " · ".join(found[1] if found else title for found, title in zip(short, titles, strict=True))
+
+
 def get(name: str) -> Method:
     """The record of a method.
 
     Raises
     ------
     ValueError
-        If the name is unknown; the message lists the known ones.
+        If the name is unknown; the message lists the known ones, and the nearest if one is near.
     """
     if name not in _BY_NAME:
-        raise ValueError(f"unknown method {name!r}: known ones are {', '.join(_BY_NAME)}")
+        raise ValueError(f"unknown method {name!r}: known ones are {', '.join(_BY_NAME)}{_nearest(name)}")
     return _BY_NAME[name]
+
+
+def _nearest(given: Any) -> str:
+    """The end of a message, for a misspelled name or for a class, or its name, in place of the method's."""
+    spelled = {record.symbol.rpartition(".")[2].lower(): record.name for record in reversed(_RECORDS)}
+    spelled |= {name: name for name in _BY_NAME}
+    near = get_close_matches(getattr(given, "__name__", str(given)).lower(), spelled, n=1)
+    return f"; did you mean {spelled[near[0]]!r}?" if near else ""

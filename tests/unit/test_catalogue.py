@@ -51,6 +51,19 @@ def test_names_are_unique_and_records_are_fixed():
         catalogue.get("dan").title = "another"
 
 
+def test_labels_are_short_and_tell_the_methods_apart():
+    labels = [catalogue.label(method.name) for method in catalogue.methods()]
+    assert len(set(labels)) == len(labels)
+    assert [catalogue.label(name) for name in ("source-only", "bn", "transnorm-uniform", "cdan+e · rn")] == [
+        "Source only",
+        "BatchNorm",
+        "TransNorm with α = 1",
+        "CDAN+E · RN",
+    ]
+    with pytest.raises(ValueError, match="unknown method 'tansnorm'"):
+        catalogue.label("cdan+e · tansnorm")
+
+
 @pytest.mark.parametrize("method", catalogue.methods(), ids=lambda method: method.name)
 def test_every_fact_is_given_and_what_it_points_to_exists(method):
     assert all((method.title, method.paper, method.shift, method.cost, method.symbol))
@@ -130,10 +143,32 @@ def test_settings_of_a_normalisation():
     assert network.features.block1[1].temperature == 0.5
     with pytest.raises(ValueError, match="no settings"):
         catalogue.get("bn").convert(tiny(), temperature=0.5)
-    with pytest.raises(ValueError, match="no layer"):
+    with pytest.raises(ValueError, match=r"'tent' is no normalisation.*no layer.*; normalisations are bn, .*whitening"):
         catalogue.get("tent").convert(tiny())
 
 
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown method 'dam': known ones are source-only, .*tent"):
         catalogue.get("dam")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("TransNorm", "transnorm"),
+        ("transnrm", "transnorm"),
+        ("TransNorm2d", "transnorm"),
+        (normalization.TransNorm2d, "transnorm"),
+        ("batchnorm", "bn"),
+        ("reciprocal", "rn"),
+        ("CDAN", "cdan"),
+    ],
+)
+def test_misspelled_name_or_a_class_leads_to_the_name(given, meant):
+    with pytest.raises(ValueError, match=rf"^unknown method .*; did you mean '{meant}'\?$"):
+        catalogue.get(given)
+
+
+def test_nothing_is_suggested_where_nothing_is_near():
+    with pytest.raises(ValueError, match=r"unknown method None: known ones are .*, tent$"):
+        catalogue.get(None)
