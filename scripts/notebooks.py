@@ -35,6 +35,7 @@ LONG = 5  # processor seconds from which a reader is told how long a cell takes
 # Under what outputs are stored and compared. One thread: sums in one order, and two notebooks at once fill two cores.
 KERNEL_ENVIRONMENT = {
     "DEEPTRANSFER_PROGRESS": "0",
+    "DEEPTRANSFER_LIVE": "0",  # figures with sliders as frames
     "DEEPTRANSFER_DEVICE": "cpu",
     "OMP_NUM_THREADS": "1",  # MKL and OpenBLAS follow it
     "PYTHONHASHSEED": "0",
