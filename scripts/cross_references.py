@@ -86,13 +86,15 @@ def read_page(folder: Path, name: str, number: int | None) -> Page:
 
 
 def read_pages(folder: Path) -> list[Page]:
-    """All pages in the order of the contents; chapters are those of the parts that are numbered."""
+    """All pages in the order of the contents; chapters are those of the parts that are numbered, not their sections."""
     contents = yaml.safe_load((folder / "_toc.yml").read_text(encoding="utf-8"))
     pages, chapter = [read_page(folder, contents["root"], None)], 0
     for part in contents["parts"]:
         for entry in part["chapters"]:
             chapter += bool(part.get("numbered"))
             pages.append(read_page(folder, entry["file"], chapter if part.get("numbered") else None))
+            sections = [section["file"] for section in entry.get("sections", ()) if "file" in section]
+            pages += [read_page(folder, name, None) for name in sections]
     return pages
 
 
