@@ -58,19 +58,14 @@ def make(notebook: NotebookNode, page: str, book: Book, solutions: bool = True) 
 
 def _cells(notebook: NotebookNode, context: Context, solutions: bool) -> Iterator[NotebookNode]:
     chapter, figures = context.book.pages[context.page].number, 0
-
-    def counts(cell: NotebookNode) -> bool:
-        return shows_a_picture(cell) and (chapter is not None or "caption" in cell.metadata)
-
     rest = deque(notebook.cells)
     while rest:
         cell = rest.popleft()
         if cell.cell_type == "code":
             yield _code(cell)
-            if counts(cell):
+            if chapter and shows_a_picture(cell):
                 figures += 1
-                number = f"{chapter}.{figures}" if chapter else f"{figures}"
-                yield _text(_caption(f"Figure {number}", cell), cell.id, "figure")
+                yield _text(_caption(f"Figure {chapter}.{figures}", cell), cell.id, "figure")
             continue
         parts = split_solutions(cell.source)
         for count, part in enumerate(parts):
@@ -81,7 +76,7 @@ def _cells(notebook: NotebookNode, context: Context, solutions: bool) -> Iterato
             while part is parts[-1] and rest and _is_folded(rest[0]):
                 folded.append(rest.popleft())
             if solutions:
-                figures += sum(map(counts, folded))
+                figures += sum(map(shows_a_picture, folded))
                 yield _text(_solution(part, folded, context), cell.id, count)
                 yield nbformat.v4.new_code_cell(id=f"{cell.id}-{count}-yours")
 

@@ -1,7 +1,6 @@
 """A number under each picture of a chapter, and the caption that its cell has in its metadata.
 
-Figure 3.2 is the second of chapter 3. A figure with sliders brings its own words. On a page without a number pictures are
-counted alone, Figure 2, and only those that have a caption.
+Figure 3.2 is the second of chapter 3. A figure with sliders brings its own words.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ def shows_a_picture(output: nodes.Element) -> bool:
 def number_figures(app: Sphinx, document: nodes.document) -> None:
     """Put number and caption behind the output, with an anchor to link to."""
     chapter = NUMBERS.get(app.env.docname)
-    outputs = [part for part in document.findall(nodes.container) if "cell_output" in part["classes"]]
-    shown = [(part, part.parent.get("cell_metadata", {}).get("caption")) for part in filter(shows_a_picture, outputs)]
     if chapter is None:
-        shown = [(output, caption) for output, caption in shown if caption]
-    for count, (output, caption) in enumerate(shown, start=1):
-        number = f"{chapter}.{count}" if chapter else f"{count}"
-        words = f"Figure {number}" + (f": {caption}" if caption else "")
+        return
+    outputs = [part for part in document.findall(nodes.container) if "cell_output" in part["classes"]]
+    for count, output in enumerate(filter(shows_a_picture, outputs), start=1):
+        words = f"Figure {chapter}.{count}"
+        if caption := output.parent.get("cell_metadata", {}).get("caption"):
+            words += f": {caption}"
         output += nodes.paragraph(
             "",
             words,
             classes=["figure-number"],
-            ids=["figure-" + number.replace(".", "-")],
+            ids=[f"figure-{chapter}-{count}"],
         )
 
 

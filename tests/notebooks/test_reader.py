@@ -92,7 +92,7 @@ def published(folder: Path) -> Context:
 
 def test_numbers_are_those_of_the_built_book(folder: Path) -> None:
     book = Book(folder)
-    assert book.equations == {"eq-a": "1.1", "eq-b": "1", "eq-c": "2.1", "eq-e": "2.2", "eq-f": "2"}
+    assert book.equations == {"eq-a": "1.1", "eq-b": "1.2", "eq-c": "2.1", "eq-e": "2.2", "eq-f": "1"}
     assert book.exercises == {"ex-first": "1.1", "ex-later": "1"}
     assert {page.name: page.number for page in book.pages.values()} == {
         "index": None, "words": None, "part1/first": 1, "part1/beside": None, "part1/second": 2, "later": None,

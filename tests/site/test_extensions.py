@@ -1,8 +1,7 @@
-"""The book's own Sphinx extensions, on a book of four pages, built with nothing but what reading needs."""
+"""The book's own Sphinx extensions, on a book of three pages, built with nothing but what reading needs."""
 
 from __future__ import annotations
 
-import copy
 import os
 from pathlib import Path
 
@@ -26,7 +25,6 @@ INDEX = """# Book
 
 ```{toctree}
 part2/mmd
-part2/beside
 glossary
 equations
 ```
@@ -87,8 +85,6 @@ def write_book(folder: Path) -> Path:
     ]  # fmt: skip
     (folder / "part2").mkdir(parents=True)
     nbformat.write(notebook, folder / "part2" / "mmd.ipynb")
-    beside = nbformat.v4.new_notebook(cells=[markdown("# Beside"), *map(copy.deepcopy, notebook.cells[1:4])])
-    nbformat.write(beside, folder / "part2" / "beside.ipynb")
     for name, text in (
         ("conf.py", CONFIG),
         ("index.md", INDEX),
@@ -172,8 +168,6 @@ def test_pictures_and_sliders_are_numbered_and_nothing_else(whole: Path) -> None
     numbers = [number.get_text() for number in chapter.select(".figure-number")]
     assert numbers == ["Figure 3.1: A caption.", "Figure 3.2"]
     assert chapter.find(id="figure-3-2").find_previous(class_="explore")
-    beside = parse(whole / "part2" / "beside.html").select(".figure-number")
-    assert [number.get_text() for number in beside] == ["Figure 1: A caption."]
 
 
 def test_first_use_of_a_term_in_prose_leads_to_the_glossary(whole: Path) -> None:
