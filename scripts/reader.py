@@ -5,7 +5,8 @@
     python scripts/reader.py --into FOLDER --replace    over whatever is there
 
 Text is as on the built page: numbers stand in the sentences, equations and exercises have their numbers, answers to
-predictions and solutions are folded. Cells that the page hides are collapsed. A copy that a reader has changed is never
+predictions and solutions are folded. Cells that the page hides are collapsed; before one that takes long stands what it
+does, and about how long. A copy that a reader has changed is never
 overwritten: the new version then lies beside it.
 """
 
@@ -28,6 +29,9 @@ from plain_markdown import Context, Part, convert, escape, exercise_name, fold, 
 FOLDER = ROOT / "notebooks"
 GLUED = "application/papermill.record/text/plain"
 MARK = "reader"  # in the metadata of a copy: what was written
+YOURS = """\
+*This copy is yours. Shift+Enter runs a cell; a grey bar is the code of a figure, and a click opens it. Change what you
+like: numbers in the text stay those of the book's run, those of your own stand below the cells.*"""
 HIDES_SOURCE = {"hide-input", "remove-input", "hide-cell", "remove-cell"}
 HIDES_OUTPUTS = {"hide-output", "remove-output", "hide-cell", "remove-cell"}
 
@@ -46,8 +50,10 @@ def make(notebook: NotebookNode, page: str, book: Book, solutions: bool = True) 
     """The reader's notebook of a chapter."""
     context = Context(book, page, glued_values(notebook))
     cells = list(_cells(notebook, context, solutions))
+    opening, heading, rest = cells[0].source.partition("\n## ")
     if number := book.pages[page].number:
-        cells[0].source = cells[0].source.replace("# ", f"# {number}. ", 1)
+        opening = opening.replace("# ", f"# {number}. ", 1)
+    cells[0].source = f"{opening.rstrip()}\n\n{YOURS}" + (f"\n{heading}{rest}" if heading else "")
     if context.cited:
         cells.append(_text(f"## Bibliography\n\n{book.bibliography(context.cited)}", "bibliography"))
     metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info") if key in notebook.metadata}
@@ -62,6 +68,8 @@ def _cells(notebook: NotebookNode, context: Context, solutions: bool) -> Iterato
     while rest:
         cell = rest.popleft()
         if cell.cell_type == "code":
+            if words := what_it_does(cell):
+                yield _text(words, cell.id, "does")
             yield _code(cell)
             if chapter and shows_a_picture(cell):
                 figures += 1
@@ -79,6 +87,15 @@ def _cells(notebook: NotebookNode, context: Context, solutions: bool) -> Iterato
                 figures += sum(map(shows_a_picture, folded))
                 yield _text(_solution(part, folded, context), cell.id, count)
                 yield nbformat.v4.new_code_cell(id=f"{cell.id}-{count}-yours")
+
+
+def what_it_does(cell: NotebookNode) -> str:
+    """For a cell that takes long: what it does and about how long, to be read before it is run; else nothing."""
+    if not (words := cell.metadata.get("does")):
+        return ""
+    seconds = cell.metadata.get("seconds", 0)
+    step = 5 if seconds <= 30 else 10
+    return f"*{words}: about {step * max(1, round(seconds / step))} seconds.*" if seconds else f"*{words}.*"
 
 
 def _is_folded(cell: NotebookNode) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -160,7 +161,10 @@ class Method:
             If this is no normalisation to train with.
         """
         if self.kind != "normalization":
-            raise ValueError(f"{self.name!r} is a {self.kind} method: there is no layer to put into a network")
+            raise ValueError(
+                f"{self.name!r} is no normalisation, it is of the kind {self.kind!r}: there is no layer to put into a "
+                f"network; normalisations are {', '.join(record.name for record in methods('normalization'))}"
+            )
         if not self.has_layer:
             if settings:
                 raise ValueError(f"{self.name!r} has no settings, got {', '.join(settings)}")
@@ -287,8 +291,16 @@ def get(name: str) -> Method:
     Raises
     ------
     ValueError
-        If the name is unknown; the message lists the known ones.
+        If the name is unknown; the message lists the known ones, and the nearest if one is near.
     """
     if name not in _BY_NAME:
-        raise ValueError(f"unknown method {name!r}: known ones are {', '.join(_BY_NAME)}")
+        raise ValueError(f"unknown method {name!r}: known ones are {', '.join(_BY_NAME)}{_nearest(name)}")
     return _BY_NAME[name]
+
+
+def _nearest(given: Any) -> str:
+    """The end of a message, for a misspelled name or for a class, or its name, in place of the method's."""
+    spelled = {record.symbol.rpartition(".")[2].lower(): record.name for record in reversed(_RECORDS)}
+    spelled |= {name: name for name in _BY_NAME}
+    near = get_close_matches(getattr(given, "__name__", str(given)).lower(), spelled, n=1)
+    return f"; did you mean {spelled[near[0]]!r}?" if near else ""

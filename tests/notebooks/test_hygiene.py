@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import re
 import statistics
@@ -20,7 +21,9 @@ from notebooks import BOOK, ROOT, find_faults, find_notebooks, hash_code
 MAX_SECONDS, MAX_MEDIAN_SECONDS, MAX_MIB = 100, 55, 2048
 MAX_NOTEBOOK_BYTES, MAX_FIGURE_BYTES, MAX_EXPLORE_BYTES = 1_500_000, 150_000, 300_000
 MIN_WORDS = 700
+MIN_SECONDS_TO_TELL = 10  # a notebook that runs in less has no cell that takes long
 MAX_WIDENED_CELLS = 6
+IDENTITY = 0.01  # the widest tolerance of what must hold whatever a reader changes
 
 NOTEBOOKS = find_notebooks()
 CHAPTERS = [path for path in NOTEBOOKS if path.parent != BOOK]
@@ -204,3 +207,63 @@ def test_cells_of_solutions_are_folded(path: Path) -> None:
         if "hide-cell" not in cell.metadata.get("tags", [])
     ]
     assert not open_cells
+
+
+@every_notebook
+def test_a_cell_that_takes_long_says_what_it_does(path: Path) -> None:
+    """Else running all cells looks as if it hung; readers' notebooks show it before the cell, with its seconds."""
+    cells = [cell for cell in code_cells(path) if "hide-cell" not in cell.metadata.get("tags", [])]
+    assert not [cell.source for cell in cells if "seconds" in cell.metadata and not cell.metadata.get("does")]
+    assert not [cell.metadata["does"] for cell in cells if cell.metadata.get("does", "").endswith(".")]
+
+
+@every_chapter
+def test_a_chapter_says_where_it_first_takes_long(path: Path) -> None:
+    short = read(path).metadata["stored"]["seconds"] < MIN_SECONDS_TO_TELL
+    assert short or [cell for cell in code_cells(path) if "does" in cell.metadata]
+
+
+def find_bare_checks(source: str) -> list[str]:
+    """Statements that end a reader's run where a recipe was changed, and say nothing of it.
+
+    An ``assert`` says nothing; one of the testing functions says what differs, but between two ways to compute one
+    thing, and not between here and the book, which its tolerance tells. Checks of exercises are run by ``attempt``.
+    """
+    tree = ast.parse(source)
+    checks = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")]
+    of_exercises = {id(inner) for check in checks for inner in ast.walk(check)}
+    return [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if id(node) not in of_exercises
+        if isinstance(node, ast.Assert) or (isinstance(node, ast.Call) and _is_loose(node))
+    ]
+
+
+def _is_loose(call: ast.Call) -> bool:
+    return ast.unparse(call.func).rpartition(".")[2] in ("assert_close", "assert_allclose") and any(
+        isinstance(word.value, ast.Constant) and word.value.value > IDENTITY
+        for word in call.keywords
+        if word.arg in ("rtol", "atol")
+    )
+
+
+@every_notebook
+def test_what_a_reader_may_change_ends_in_words(path: Path) -> None:
+    """A number is compared with the stored one by ``as_stored``, a sentence with the run by ``claim``."""
+    assert not [bare for cell in code_cells(path) for bare in find_bare_checks(cell.source)]
+
+
+@pytest.mark.parametrize(
+    ("source", "bare"),
+    [
+        ("assert abs(here - stored) < 0.3", ["assert abs(here - stored) < 0.3"]),
+        ("def train():\n    assert x", ["assert x"]),
+        ("np.testing.assert_allclose(a, b, atol=0.6)", ["np.testing.assert_allclose(a, b, atol=0.6)"]),
+        ("torch.testing.assert_close(a, b, rtol=1e-3, atol=0)", []),
+        ("def check_mmd(answer):\n    assert answer(x) > 0, 'got nothing'", []),
+        ("as_stored('accuracy', here, stored, within=0.3)\nclaim('higher', a > b)", []),
+    ],
+)
+def test_bare_checks_are_found(source: str, bare: list[str]) -> None:
+    assert find_bare_checks(source) == bare

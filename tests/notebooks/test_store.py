@@ -57,6 +57,11 @@ def test_text_becomes_a_notebook_with_its_outputs(tmp_path: Path) -> None:
     [
         ("1 / 0", CellExecutionError, "ZeroDivisionError"),
         ("import warnings; warnings.warn('careful')", ValueError, "cell 1 wrote to stderr"),
+        (
+            "from deeptransfer.claims import as_stored\nas_stored('accuracy', 64.2, 78.9, within=0.3)",
+            ValueError,
+            "cell 1 is not as the book says: you changed the recipe: accuracy is 64.20 % here, stored is 78.90 %",
+        ),
     ],
 )
 def test_notebook_that_fails_stays_as_it_was(tmp_path: Path, source: str, error: type[Exception], message: str) -> None:
@@ -66,6 +71,21 @@ def test_notebook_that_fails_stays_as_it_was(tmp_path: Path, source: str, error:
         store(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_cell_that_takes_long_tells_its_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another process does the work; and no longer, when it has become quick."""
+    monkeypatch.setattr("notebooks.LONG", 1)
+    work = "end = time.process_time() + 1.2\nwhile time.process_time() < end: pass"
+    child = f"subprocess.run([sys.executable, '-c', 'import time\\n' + {work!r}], check=True)"
+    path = write(tmp_path, "import subprocess, sys, time", work, f"_ = {child}", "quick = True")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[3].metadata = {"does": "Nothing.", "seconds": 7}
+    nbformat.write(notebook, path)
+    store(path)
+    _, busy, waits, quick = (cell.metadata for cell in nbformat.read(path, as_version=4).cells)
+    assert busy["seconds"] == waits["seconds"] == 1
+    assert quick == {"does": "Nothing."}
 
 
 def test_tidy_is_the_same_every_time() -> None:

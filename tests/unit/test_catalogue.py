@@ -132,10 +132,32 @@ def test_settings_of_a_normalisation():
     assert network.features.block1[1].temperature == 0.5
     with pytest.raises(ValueError, match="no settings"):
         catalogue.get("bn").convert(tiny(), temperature=0.5)
-    with pytest.raises(ValueError, match="no layer"):
+    with pytest.raises(ValueError, match=r"'tent' is no normalisation.*no layer.*; normalisations are bn, .*whitening"):
         catalogue.get("tent").convert(tiny())
 
 
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown method 'dam': known ones are source-only, .*tent"):
         catalogue.get("dam")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("TransNorm", "transnorm"),
+        ("transnrm", "transnorm"),
+        ("TransNorm2d", "transnorm"),
+        (normalization.TransNorm2d, "transnorm"),
+        ("batchnorm", "bn"),
+        ("reciprocal", "rn"),
+        ("CDAN", "cdan"),
+    ],
+)
+def test_misspelled_name_or_a_class_leads_to_the_name(given, meant):
+    with pytest.raises(ValueError, match=rf"^unknown method .*; did you mean '{meant}'\?$"):
+        catalogue.get(given)
+
+
+def test_nothing_is_suggested_where_nothing_is_near():
+    with pytest.raises(ValueError, match=r"unknown method None: known ones are .*, tent$"):
+        catalogue.get(None)

@@ -15,6 +15,7 @@ from deeptransfer.networks import Network, Output, Standardize, initialize, smal
 from deeptransfer.normalization import TransNorm
 
 TINY = {"classes": 3, "size": 8, "widths": (4, 6), "hidden": (5,)}
+WIDE = {"widths": (4, 8), "hidden": (8,)}  # whitening takes channels by fours
 
 
 def tiny(**kwargs):
@@ -222,11 +223,20 @@ def test_round_trips():
         assert torch.equal(twin(x()).logits, network(x()).logits)
 
 
+@pytest.mark.parametrize("method", catalogue.methods("normalization"), ids=lambda method: method.name)
+def test_every_normalisation_of_the_catalogue_has_its_name(method):
+    network, other = tiny(norm=method.name, **WIDE), method.convert(tiny(**WIDE))
+    assert list(map(type, network.modules())) == list(map(type, other.modules()))
+    assert digest(network) == digest(other)
+
+
 def test_a_normalisation_by_its_name_is_that_of_the_catalogue():
     network, other = tiny(norm="transnorm-halved"), catalogue.get("transnorm-halved").convert(tiny())
     layers = [module for module in network.modules() if isinstance(module, TransNorm)]
     assert len(layers) == sum(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in tiny().modules())
     assert all(layer.halved for layer in layers)
     assert digest(network) == digest(other)
-    with pytest.raises(ValueError, match="unknown method 'transform': known ones are"):
+    with pytest.raises(ValueError, match=r"unknown method 'transform': known ones are .*did you mean 'transnorm'"):
         tiny(norm="transform")
+    with pytest.raises(ValueError, match="'dann' is no normalisation"):
+        tiny(norm="dann")

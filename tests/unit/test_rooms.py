@@ -36,6 +36,7 @@ ROOMS = {
     # the book's side
     "figures": set(),
     "exercises": set(),
+    "claims": set(),
 }
 
 
