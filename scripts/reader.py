@@ -4,9 +4,10 @@
     python scripts/reader.py --without-solutions        without the solutions of the exercises
     python scripts/reader.py --into FOLDER --replace    over whatever is there
 
+At the top stands how to use it; before a cell that takes long what it does, and about how long.
+
 Text is as on the built page: numbers stand in the sentences, equations and exercises have their numbers, answers to
-predictions and solutions are folded. Cells that the page hides are collapsed; before one that takes long stands what it
-does, and about how long. A copy that a reader has changed is never
+predictions and solutions are folded. Cells that the page hides are collapsed. A copy that a reader has changed is never
 overwritten: the new version then lies beside it.
 """
 
@@ -28,10 +29,10 @@ from plain_markdown import Context, Part, convert, escape, exercise_name, fold, 
 
 FOLDER = ROOT / "notebooks"
 GLUED = "application/papermill.record/text/plain"
-MARK = "reader"  # in the metadata of a copy: what was written
 YOURS = """\
 *This copy is yours. Shift+Enter runs a cell; a grey bar is the code of a figure, and a click opens it. Change what you
 like: numbers in the text stay those of the book's run, those of your own stand below the cells.*"""
+MARK = "reader"  # in the metadata of a copy: what was written
 HIDES_SOURCE = {"hide-input", "remove-input", "hide-cell", "remove-cell"}
 HIDES_OUTPUTS = {"hide-output", "remove-output", "hide-cell", "remove-cell"}
 
@@ -67,9 +68,9 @@ def _cells(notebook: NotebookNode, context: Context, solutions: bool) -> Iterato
     rest = deque(notebook.cells)
     while rest:
         cell = rest.popleft()
+        if words := what_it_does(cell):
+            yield _text(words, cell.id, "does")
         if cell.cell_type == "code":
-            if words := what_it_does(cell):
-                yield _text(words, cell.id, "does")
             yield _code(cell)
             if chapter and shows_a_picture(cell):
                 figures += 1
@@ -87,15 +88,6 @@ def _cells(notebook: NotebookNode, context: Context, solutions: bool) -> Iterato
                 figures += sum(map(shows_a_picture, folded))
                 yield _text(_solution(part, folded, context), cell.id, count)
                 yield nbformat.v4.new_code_cell(id=f"{cell.id}-{count}-yours")
-
-
-def what_it_does(cell: NotebookNode) -> str:
-    """For a cell that takes long: what it does and about how long, to be read before it is run; else nothing."""
-    if not (words := cell.metadata.get("does")):
-        return ""
-    seconds = cell.metadata.get("seconds", 0)
-    step = 5 if seconds <= 30 else 10
-    return f"*{words}: about {step * max(1, round(seconds / step))} seconds.*" if seconds else f"*{words}.*"
 
 
 def _is_folded(cell: NotebookNode) -> bool:
@@ -144,6 +136,15 @@ def _described(output: NotebookNode, cell: NotebookNode) -> NotebookNode:
         metadata = {**output.metadata, "image/png": {**output.metadata.get("image/png", {}), "alt": words}}
         return nbformat.from_dict({**output, "metadata": metadata})
     return output
+
+
+def what_it_does(cell: NotebookNode) -> str:
+    """For a cell that takes long: what it does and about how long, to be read before it is run; else nothing."""
+    if not (words := cell.metadata.get("does")):
+        return ""
+    seconds = cell.metadata.get("seconds", 0)
+    step = 5 if seconds <= 30 else 10
+    return f"*{words}: about {step * max(1, round(seconds / step))} seconds.*" if seconds else f"*{words}.*"
 
 
 def text_hash(notebook: NotebookNode) -> str:

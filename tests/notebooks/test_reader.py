@@ -9,12 +9,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import reader
 from cross_references import Book, published_at
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebooks import BOOK, ROOT, find_notebooks
 from plain_markdown import Context, convert, shown, split_solutions
-from reader import FOLDER, MARK, YOURS, address, glued_values, main, make, put, text_hash, what_it_does
+from reader import FOLDER, MARK, address, glued_values, main, make, put, text_hash
 from reading import run_reading
 from solutions import strip
 
@@ -205,10 +206,9 @@ def chapter(folder: Path) -> NotebookNode:
             new_code_cell("plot()", id="b", outputs=[figure], execution_count=1, metadata={
                 "tags": ["hide-input"], "caption": "A curve_1.", "mystnb": {"image": {"alt": "A curve"}}}),
             new_code_cell("glue()", id="c", outputs=[glue("gain", "2 %")], metadata={"tags": ["remove-cell"]}),
-            new_code_cell("print(1)", id="d", outputs=[new_output("stream", text="1\n")], metadata={
-                "tolerance": {}, "does": "Counts to one", "seconds": 12}),
+            new_code_cell("print(1)", id="d", outputs=[new_output("stream", text="1\n")], metadata={"tolerance": {}}),
             new_markdown_cell(f"It gains {{glue:text}}`gain`.\n\n{exercise}", id="e"),
-            new_code_cell("stub()", id="f"),
+            new_code_cell("stub()", id="f", metadata={"does": "Counts to one", "seconds": 12}),
             new_markdown_cell("````{solution} ex-first\n:class: dropdown\nSo.\n````", id="g"),
             new_code_cell("solved()", id="h", outputs=[new_output("stream", text="yes\n")],
                           metadata={"tags": ["hide-cell"]}),
@@ -243,13 +243,13 @@ FOLDED = "<details>\n<summary>Solution of Exercise 1.1</summary>\n\nAgain.\n\n</
 def test_a_chapter_becomes_a_readers_notebook(folder: Path) -> None:
     made = chapter(folder)
     assert [(cell.cell_type, cell.source) for cell in made.cells] == [
-        ("markdown", f"# 1. The *first* chapter\n\nA [[Dietterich, 2001](#Bibliography)].\n\n{YOURS}\n\n## Why?"),
+        ("markdown", f"# 1. The *first* chapter\n\nA [[Dietterich, 2001](#Bibliography)].\n\n{reader.YOURS}\n\n## Why?"),
         ("code", "plot()"),
         ("markdown", "**Figure 1.1:** A curve\\_1."),
         ("code", "glue()"),
-        ("markdown", "*Counts to one: about 10 seconds.*"),
         ("code", "print(1)"),
         ("markdown", "It gains 2 %.\n\n### Exercise 1.1\n\nWhy?"),
+        ("markdown", "*Counts to one: about 10 seconds.*"),
         ("code", "stub()"),
         ("markdown", SOLUTION),
         ("code", ""),
@@ -282,7 +282,7 @@ def test_cells_are_collapsed_as_each_viewer_has_it(folder: Path) -> None:
     ],
 )
 def test_before_a_cell_stands_what_it_does_and_how_long(metadata: dict[str, object], words: str) -> None:
-    assert what_it_does(new_code_cell("fit()", metadata=metadata)) == words
+    assert reader.what_it_does(new_code_cell("fit()", metadata=metadata)) == words
 
 
 def test_outputs_stay_but_for_what_stands_in_the_text(folder: Path) -> None:

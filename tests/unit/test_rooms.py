@@ -35,6 +35,7 @@ ROOMS = {
     "selection": {"diagnostics"},
     # the book's side
     "figures": set(),
+    "live": set(),
     "exercises": set(),
     "claims": set(),
 }

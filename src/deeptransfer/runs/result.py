@@ -55,6 +55,50 @@ def load_results(grid: str | Path) -> list[dict[str, Any]]:
     return results
 
 
+def accuracies(*grids: str | Path) -> pd.DataFrame:
+    """One row for each run of some grids: its recipe, and its accuracies in per cent.
+
+    Columns are ``task`` (``"print:pen"``), ``objective``, ``norm`` and the other settings of the recipes, a dict or a
+    list among them as JSON text; then the scores of its kind of run: ``last``, ``label_free`` and ``oracle`` of an
+    adaptation, say. Pandas does the rest: ``accuracies("chapter13").pivot_table("last", "norm", "objective")``.
+
+    Raises
+    ------
+    ValueError
+        If a grid has no results.
+    """
+    return pd.DataFrame([_row(r, recipe_class(r["kind"]).scores(r)) for g in grids for r in load_results(g)])
+
+
+def learning_curves(*grids: str | Path) -> pd.DataFrame:
+    """One row for each point of each run's curve: its recipe as :func:`accuracies` has it, ``step``, and the numbers.
+
+    ``target`` and ``source`` are accuracies in per cent; criteria stand as they were stored.
+
+    Raises
+    ------
+    ValueError
+        If a grid has no results, or of a kind of run that has no curve.
+    """
+    rows = []
+    for result in (result for grid in grids for result in load_results(grid)):
+        if "curve" not in result:
+            raise ValueError(f"a run of kind {result['kind']!r} has no curve")
+        recipe = _row(result, {})
+        for point in result["curve"]:
+            rows.append(recipe | point | {name: 100 * point[name] for name in ("target", "source") if name in point})
+    return pd.DataFrame(rows)
+
+
+def _row(result: Mapping[str, Any], scores: Mapping[str, float]) -> dict[str, Any]:
+    config = {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in result["config"].items()}
+    if {"source", "target"} <= config.keys():
+        config = {"task": f"{config.pop('source')}:{config.pop('target')}", **config}
+    else:
+        config = {"kind": result["kind"], **config}
+    return config | {name: 100 * score for name, score in scores.items()}
+
+
 def table(grid: str | Path, per_class: bool = False) -> pd.DataFrame:
     """Mean, standard deviation (n − 1) over seeds and closed gap of each score, in per cent.
 
@@ -65,20 +109,11 @@ def table(grid: str | Path, per_class: bool = False) -> pd.DataFrame:
     (accuracy − source only) / (oracle − source only), all three selected alike and trained alike; it is absent where
     the grid holds no source-only run or no oracle.
     """
-    rows: list[dict[str, Any]] = []
-    names: list[str] = []
-    for result in load_results(grid):
-        config = {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in result["config"].items()}
-        kind = recipe_class(result["kind"])
-        found = kind.per_class(result) if per_class else kind.scores(result)
-        scores = {name: 100 * score for name, score in found.items()}
-        if {"source", "target"} <= config.keys():
-            config = {"task": f"{config.pop('source')}:{config.pop('target')}", **config}
-        else:
-            config = {"kind": result["kind"], **config}
-        rows.append(config | scores)
-        names = list(scores)
-    runs = pd.DataFrame(rows)
+    results = load_results(grid)
+    kinds = [recipe_class(result["kind"]) for result in results]
+    scores = [kind.per_class(r) if per_class else kind.scores(r) for kind, r in zip(kinds, results, strict=True)]
+    names = list(scores[-1])
+    runs = pd.DataFrame([_row(result, score) for result, score in zip(results, scores, strict=True)])
     always = [name for name in ("task", "kind", "objective", "norm") if name in runs]
     others = [str(name) for name in runs if name not in (*always, "seed", *names)]
     keys = [*always, *(name for name in others if runs[name].nunique() > 1)]

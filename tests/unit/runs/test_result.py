@@ -95,9 +95,38 @@ def test_the_closed_gap_is_absent_without_its_ends_and_never_mixes_recipes(store
     assert all(row["last"]["gap"] is None for row in rows)
 
 
-def test_an_empty_folder_says_what_to_do(tmp_path):
+@pytest.mark.parametrize("read", [result.table, result.accuracies, result.learning_curves])
+def test_an_empty_folder_says_what_to_do(read, tmp_path):
     with pytest.raises(ValueError, match="run the grid first"):
-        result.table(tmp_path)
+        read(tmp_path)
+
+
+def test_every_run_is_a_row_with_its_recipe_and_its_accuracies(stored):
+    frame = result.accuracies(stored)
+    assert len(frame) == len(ACCURACIES)
+    means = frame[frame.task == "print:pen"].pivot_table("label_free", "objective", "norm")
+    assert means.loc["dan", "bn"] == pytest.approx(85)
+    assert set(frame["network"]) == {json.dumps(NETWORK)}
+
+
+def test_every_point_of_every_curve_is_a_row(tmp_path):
+    curve = [{"step": 2, "target": 0.5, "source": 0.9, "information": 1.5}, {"step": 4, "target": 0.25, "source": 0.8}]
+    for seed in (0, 1):
+        config = replace(TINY, seed=seed)
+        stored = {"kind": "adaptation", "config": asdict(config), "curve": curve}
+        result.write_json(stored, tmp_path / f"{config.name}.json")
+    frame = result.learning_curves(tmp_path)
+    assert frame[["seed", "step", "target", "source"]].values.tolist() == [
+        [0, 2, 50, 90], [0, 4, 25, 80], [1, 2, 50, 90], [1, 4, 25, 80]]  # fmt: skip
+    assert frame["information"].tolist()[0] == 1.5
+    assert set(frame["task"]) == {"print:pen"}
+
+
+def test_a_kind_of_run_without_a_curve_says_so(tmp_path):
+    config = LayerwiseConfig(source="print", target="pen", labelled=3, seed=0)
+    result.write_json({"kind": "layerwise", "config": asdict(config)}, tmp_path / "run.json")
+    with pytest.raises(ValueError, match="'layerwise' has no curve"):
+        result.learning_curves(tmp_path)
 
 
 def test_a_table_of_another_kind_of_run_has_its_own_scores(tmp_path):

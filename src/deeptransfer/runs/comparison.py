@@ -1,0 +1,71 @@
+"""Are two methods different? One answer for every table: paired differences, their interval, Holm's correction."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import ttest_1samp
+
+
+def paired_differences(scores: pd.DataFrame, baseline: str, confidence: float = 0.95) -> pd.DataFrame:
+    r"""The mean difference of each method from a baseline, with an interval over the units in which both were measured.
+
+    With :math:`\delta_u` the difference in unit :math:`u`, a seed or a task, of :math:`n`, and :math:`s` their standard
+    deviation (:math:`n - 1`), the interval is Student's, :math:`\bar\delta \pm t_{n-1}\, s / \sqrt n`.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A row for each unit, a column for each method; no number missing.
+    baseline : str
+        The column that the others are compared with.
+    confidence : float
+        Of the interval, which is of one difference alone: it is not corrected.
+
+    Returns
+    -------
+    DataFrame
+        A row for each other method: ``difference``, ``low`` and ``high`` of the interval, ``units``, ``wins`` (units in
+        which it is above the baseline), ``p`` of the two-sided test of no difference, and ``holm``, the same corrected
+        for the number of rows by Holm's rule: if rows below 0.05 are called different, the chance that even one of
+        them is not is at most 0.05.
+
+    Raises
+    ------
+    ValueError
+        If the baseline is no column, nothing is left to compare with it, there are fewer than two units, or a number is
+        missing or infinite.
+    """
+    if baseline not in scores.columns or scores.shape[1] < 2:
+        raise ValueError(f"baseline={baseline!r} must be one of two or more columns: {list(scores.columns)}")
+    values = scores.to_numpy(float)
+    if len(values) < 2:
+        raise ValueError(f"an interval needs two units or more, got {len(values)}")
+    if not np.isfinite(values).all():
+        unit, method = np.argwhere(~np.isfinite(values))[0]
+        raise ValueError(f"no number for {scores.columns[method]!r} in {scores.index[unit]!r}: compare common units")
+    deltas = scores.drop(columns=baseline).sub(scores[baseline], axis=0)
+    rows = {}
+    for method, delta in deltas.items():
+        spread = float(delta.max() - delta.min())
+        if spread == 0:  # Student's test divides by it: the units agree entirely
+            low = high = float(delta.iloc[0])
+            p = 1.0 if low == 0 else 0.0
+        else:
+            test = ttest_1samp(delta, 0.0)
+            low, high = map(float, test.confidence_interval(confidence))
+            p = float(test.pvalue)
+        wins = int((delta > 0).sum())
+        rows[method] = {"difference": delta.mean(), "low": low, "high": high, "units": len(delta), "wins": wins, "p": p}
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame["holm"] = holm(frame["p"].to_numpy())
+    return frame
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p-values corrected for their number by Holm's step-down rule; NumPy array of shape ``(m,)`` in, the same out."""
+    order = np.argsort(p)
+    factors = np.arange(len(p), 0, -1)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1.0)
+    return corrected

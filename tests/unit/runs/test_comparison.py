@@ -1,0 +1,67 @@
+"""The yardstick: paired differences with an interval, corrected by Holm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deeptransfer.runs.comparison import holm, paired_differences
+
+SCORES = pd.DataFrame(
+    {"bn": [60.0, 64.0, 68.0, 61.0], "dsbn": [63.0, 66.0, 71.0, 62.0], "rn": [60.0, 65.0, 67.0, 61.0]}
+)
+
+
+def test_a_row_equals_student_by_hand():
+    row = paired_differences(SCORES, "bn").loc["dsbn"]
+    delta = np.array([3.0, 2.0, 3.0, 1.0])
+    half = 3.182446305 * delta.std(ddof=1) / 2  # the quantile 0.975 of t with 3 degrees of freedom; sqrt(4) = 2
+    assert row["difference"] == 2.25
+    assert row["low"] == pytest.approx(2.25 - half, rel=1e-8)
+    assert row["high"] == pytest.approx(2.25 + half, rel=1e-8)
+    assert row["units"] == row["wins"] == 4
+
+
+def test_the_interval_leaves_out_zero_just_where_p_is_small():
+    frame = paired_differences(SCORES, "bn")
+    assert ((frame["low"] > 0) | (frame["high"] < 0)).tolist() == (frame["p"] < 0.05).tolist() == [True, False]
+    wider = paired_differences(SCORES, "bn", confidence=0.99)
+    assert (wider["low"] < frame["low"]).all()
+    assert (wider["high"] > frame["high"]).all()
+
+
+def test_holm_by_hand():
+    # sorted 0.01, 0.02, 0.03, 0.9 times 4, 3, 2, 1: 0.04, 0.06, 0.06, 0.9, none below the one before it
+    assert holm(np.array([0.03, 0.9, 0.01, 0.02])) == pytest.approx([0.06, 0.9, 0.04, 0.06])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_lies_between_one_comparison_and_bonferroni_and_keeps_the_order(p):
+    p = np.array(p)
+    corrected = holm(p)
+    assert (corrected >= p).all()
+    assert (corrected <= np.minimum(len(p) * p, 1)).all()
+    assert (np.diff(corrected[np.argsort(p, kind="stable")]) >= 0).all()
+
+
+def test_units_that_agree_entirely():
+    frame = paired_differences(SCORES.assign(same=SCORES["bn"], more=SCORES["bn"] + 1), "bn")
+    assert frame.loc["same", ["difference", "low", "high", "p"]].tolist() == [0, 0, 0, 1]
+    assert frame.loc["more", ["difference", "low", "high", "p"]].tolist() == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (SCORES.rename(columns={"bn": "BN"}), "baseline='bn'"),
+        (SCORES[["bn"]], "two or more columns"),
+        (SCORES.iloc[:1], "two units or more, got 1"),
+        (SCORES.assign(rn=[60.0, np.nan, 67.0, 61.0]), "no number for 'rn' in 1"),
+    ],
+)
+def test_what_can_not_be_compared_is_named(scores, message):
+    with pytest.raises(ValueError, match=message):
+        paired_differences(scores, "bn")
