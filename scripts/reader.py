@@ -14,6 +14,7 @@ overwritten: the new version then lies beside it.
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import sys
 from collections import deque
@@ -26,6 +27,8 @@ from cross_references import Book, published_at
 from nbformat import NotebookNode
 from notebooks import BOOK, ROOT, find_notebooks, shows_a_picture
 from plain_markdown import Context, Part, convert, escape, exercise_name, fold, split_solutions
+
+from deeptransfer.figures import STYLE, boxes_of, picture_html
 
 FOLDER = ROOT / "notebooks"
 GLUED = "application/papermill.record/text/plain"
@@ -130,12 +133,14 @@ def _code(cell: NotebookNode) -> NotebookNode:
 
 
 def _described(output: NotebookNode, cell: NotebookNode) -> NotebookNode:
-    """A picture with its alternative text, where exporters look for it."""
+    """A picture with its alternative text where exporters look for it, and as HTML that follows dark and light."""
     words = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
-    if words and "image/png" in output.get("data", {}):
-        metadata = {**output.metadata, "image/png": {**output.metadata.get("image/png", {}), "alt": words}}
-        return nbformat.from_dict({**output, "metadata": metadata})
-    return output
+    if not words or "image/png" not in output.get("data", {}):
+        return output
+    png = base64.b64decode(output.data["image/png"])
+    page = STYLE + picture_html(png, words, boxes_of(png))
+    metadata = {**output.metadata, "image/png": {**output.metadata.get("image/png", {}), "alt": words}}
+    return nbformat.from_dict({**output, "data": {**output.data, "text/html": page}, "metadata": metadata})
 
 
 def what_it_does(cell: NotebookNode) -> str:

@@ -1,43 +1,71 @@
-"""A number under each picture of a chapter, and the caption that its cell has in its metadata.
+"""A number and a caption under each picture of a chapter, and what lets it follow dark and light.
 
-Figure 3.2 is the second of chapter 3. A figure with sliders brings its own words.
+Figure 3.2 is the second of chapter 3. Words and alternative text are in the metadata of the cell; a figure with sliders
+brings its own words.
 """
 
 from __future__ import annotations
 
+import html
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
 
 from deeptransfer.catalogue import CHAPTERS
+from deeptransfer.figures import STYLE, boxes_of, kept_boxes
 
 NUMBERS = {page: number for number, page in CHAPTERS.items()}
 
 
-def shows_a_picture(output: nodes.Element) -> bool:
-    """Whether the output of a cell is a picture or a figure with sliders."""
-    return any(output.findall(nodes.image)) or any(
-        'class="explore"' in raw.astext() for raw in output.findall(nodes.raw)
-    )
+def pictures(output: nodes.Element) -> list[nodes.Element]:
+    """The pictures and figures with sliders among the outputs of a cell."""
+    sliders = [raw for raw in output.findall(nodes.raw) if 'class="explore"' in raw.astext()]
+    return [*output.findall(nodes.image), *sliders]
 
 
 def number_figures(app: Sphinx, document: nodes.document) -> None:
-    """Put number and caption behind the output, with an anchor to link to."""
+    """Put number and caption right behind the picture, with an anchor to link to."""
     chapter = NUMBERS.get(app.env.docname)
-    if chapter is None:
-        return
     outputs = [part for part in document.findall(nodes.container) if "cell_output" in part["classes"]]
-    for count, output in enumerate(filter(shows_a_picture, outputs), start=1):
-        words = f"Figure {chapter}.{count}"
-        if caption := output.parent.get("cell_metadata", {}).get("caption"):
-            words += f": {caption}"
-        output += nodes.paragraph(
-            "",
-            words,
-            classes=["figure-number"],
-            ids=[f"figure-{chapter}-{count}"],
-        )
+    shown = [(output, found[-1]) for output in outputs if (found := pictures(output))]
+    for count, (output, picture) in enumerate(shown, start=1):
+        number = f"Figure {chapter}.{count}" if chapter else ""
+        anchor = number.lower().replace(" ", "-").replace(".", "-")
+        caption = output.parent.get("cell_metadata", {}).get("caption", "")
+        if isinstance(picture, nodes.raw):
+            if number:
+                _number_sliders(picture, number, anchor)
+        elif words := ": ".join(filter(None, (number, caption))):
+            line = nodes.paragraph("", words, classes=["figure-number"], ids=[anchor] if number else [])
+            behind = next(part for part in output.children if part is picture or picture in part.findall())
+            output.insert(output.index(behind) + 1, line)
+    for image in [image for output in outputs for image in output.findall(nodes.image)]:
+        _follow_the_page(image, Path(app.srcdir))
+    if shown:
+        document.insert(0, nodes.raw("", STYLE, format="html"))
+
+
+def _number_sliders(figure: nodes.raw, number: str, anchor: str) -> None:
+    """Into the figure's own caption."""
+    name = f'<span class="figure-number" id="{anchor}">{html.escape(number)}'
+    text = figure.astext()
+    if "<figcaption>" in text:
+        text = text.replace("<figcaption>", f"<figcaption>{name}: </span>", 1)
+    else:
+        text = text.replace("</figure>", f"<figcaption>{name}</span></figcaption></figure>", 1)
+    figure.clear()
+    figure += nodes.Text(text)
+
+
+def _follow_the_page(image: nodes.image, source: Path) -> None:
+    """Wrap a picture as those of sliders are, so that one style serves both."""
+    file = source / image["uri"]
+    boxes = kept_boxes(boxes_of(file.read_bytes())) if file.suffix == ".png" else ""
+    place = image.parent.index(image)
+    image.parent.insert(place + 1, nodes.raw("", f"{boxes}</div>", format="html"))
+    image.parent.insert(place, nodes.raw("", '<div class="plate">', format="html"))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Code is named, and imported when it is used: the book is built from the records 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -198,6 +199,7 @@ def confusion_with_soft_labels(
 
 _TZENG_2015 = "Tzeng, Hoffman, Darrell, Saenko, ICCV 2015"
 _CDAN = "Long, Cao, Wang, Jordan, NeurIPS 2018"
+_CHANG = "Chang, You, Seo, Kwak, Han, CVPR 2019"
 _WANG = "Wang, Jin, Long, Wang, Jordan, NeurIPS 2019"
 _O = "deeptransfer.objectives."
 _N = "deeptransfer.normalization."
@@ -239,14 +241,14 @@ _RECORDS = (
            CLUSTERS, (UNLABELLED,), "none beyond the forward pass", _O + "PseudoLabels"),
     Method("mec", "Min-entropy consensus (MEC)", "Roy et al., CVPR 2019", 10, "prediction",
            CLUSTERS, (UNLABELLED, VIEWS), "a second pass of the target images", _O + "MEC", section=_WHITENING),
-    Method("bn", "Batch normalisation", "Ioffe, Szegedy, ICML 2015", 9, "normalization",
+    Method("bn", "Batch normalisation (BatchNorm)", "Ioffe, Szegedy, ICML 2015", 9, "normalization",
            "none: the pooled batch is one population", (), "none", "torch.nn.BatchNorm2d"),
     Method("adabn", "Adaptive batch normalisation (AdaBN)", "Li, Wang, Shi, Hou, Liu, Pattern Recognition 2018", 9,
            "normalization", STATISTICS, (UNLABELLED,), "one forward pass of the target per layer, no training",
            _N + "adapt_statistics", prepares=True),
-    Method("dsbn", "Domain-specific statistics, one scale and shift", "Chang, You, Seo, Kwak, Han, CVPR 2019", 10,
+    Method("dsbn", "Domain-specific statistics, one scale and shift (shared DSBN)", _CHANG, 10,
            "normalization", STATISTICS, (UNLABELLED,), "as BatchNorm", _N + "DomainBatchNorm2d"),
-    Method("dsbn-unshared", "Domain-specific batch normalisation (DSBN)", "Chang, You, Seo, Kwak, Han, CVPR 2019", 10,
+    Method("dsbn-unshared", "Domain-specific batch normalisation (DSBN)", _CHANG, 10,
            "normalization", STATISTICS, (UNLABELLED,), "as BatchNorm, and a second scale and shift",
            _N + "DomainBatchNorm2d", {"shared_affine": False}),
     Method("autodial", "Automatic domain alignment (AutoDIAL)", "Carlucci, Porzi, Caputo, Ricci, Rota Bulò, ICCV 2017",
@@ -283,6 +285,19 @@ def methods(*kinds: Kind) -> tuple[Method, ...]:
 def objectives() -> tuple[Method, ...]:
     """The records of everything to train with."""
     return tuple(record for record in _RECORDS if record.is_objective)
+
+
+def label(name: str) -> str:
+    """Short words for a method in a figure: the abbreviation in its title, else the title.
+
+    Parameters
+    ----------
+    name : str
+        Of one method, or of several with " · " between them: ``"cdan+e · dsbn"``.
+    """
+    titles = [get(part).title for part in name.split(" · ")]
+    short = [re.search(r"\(([A-Za-z][^()]*)\)$", title) for title in titles]
+    return " · ".join(found[1] if found else title for found, title in zip(short, titles, strict=True))
 
 
 def get(name: str) -> Method:

@@ -14,8 +14,12 @@ import io
 import itertools
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import matplotlib as mpl
@@ -23,9 +27,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
-from PIL import Image
+from PIL import Image, ImageFilter
+from PIL.PngImagePlugin import PngInfo
 
 __all__ = [
     "COLORS",
@@ -40,7 +46,7 @@ __all__ = [
 ]
 
 #: Each name has one meaning in the whole book. Colour-blind readers tell them apart (after Okabe and Ito, and Tol), and
-#: each stands out from the face.
+#: each stands out from the face, on a light page and, turned over, on a dark one.
 COLORS = {
     "source": "#0072B2",  # blue
     "target": "#D55E00",  # vermilion
@@ -49,73 +55,107 @@ COLORS = {
     "other": "#332288",  # indigo: one more line, without a meaning of its own
     "neutral": "#6B7280",  # grey: references and helpers
     "ink": "#24292F",
-    "face": "#FBFAF7",
+    "face": "#FFFFFF",
 }
 MARKERS = {"source": "o", "target": "^", "model": "s", "accent": "D", "other": "v", "neutral": "P"}
+
+WIDTH = 5.0  # inches; on a page the width of the text, in which nine points are as large as its letters
+TEXT_PIXELS = 640
+DPI = 2 * TEXT_PIXELS / WIDTH  # two pixels for each of the page: sharp on a fine screen
+
+Setting = Mapping[str, Any]  # name of each control and its value
+Boxes = Sequence[Sequence[float]]  # where a picture shows images: (left, top, width, height) in per cent
 
 MAX_CONTROLS = 2
 MAX_FRAMES = 24
 MAX_BYTES = 300_000
-_FRAME_DPI, _FRAME_COLORS = 150, 64  # of a figure with few frames
-_MANY_FRAMES, _MANY_DPI, _MANY_COLORS = 12, 120, 32  # with more than this many, plain ones of 5 × 4 inches still fit
+SHADES = (64, 32, 16)  # colours of a picture; fewer where a figure with sliders would be too heavy
 
 
 def use_house_style() -> None:
     """Set matplotlib's defaults for the book; call it once at the top of a notebook.
 
-    A figure is 5 inches wide: on a phone of 390 px that leaves letters of about 11 px, on a desk about 18 px. Two
-    panels share that width. The face is opaque, so a figure is as readable on a dark page as on a light one.
+    A figure is 5 inches wide and is shown as wide as the text, 640 pixels: its letters of 9 points are then as large as
+    those of the text, and still 9 pixels high on a phone. Two panels share that width. In a notebook a figure becomes a
+    picture of the same size whatever is in it, sharp on fine screens, and of few colours, so that it is light.
     """
     mpl.rcParams.update(
         {
-            "figure.figsize": (5.0, 3.2),
-            "figure.dpi": 144,
+            "figure.figsize": (WIDTH, 3.2),
+            "figure.dpi": TEXT_PIXELS / WIDTH,
             "figure.facecolor": COLORS["face"],
             "figure.constrained_layout.use": True,
-            "figure.constrained_layout.h_pad": 0.06,
-            "figure.constrained_layout.w_pad": 0.06,
-            "savefig.dpi": 144,
+            "figure.constrained_layout.h_pad": 0.05,
+            "figure.constrained_layout.w_pad": 0.05,
+            "savefig.dpi": DPI,
             "axes.facecolor": COLORS["face"],
             "axes.edgecolor": COLORS["neutral"],
             "axes.labelcolor": COLORS["ink"],
-            "axes.labelsize": 11,
-            "axes.titlesize": 11.5,
+            "axes.labelsize": 9,
+            "axes.titlesize": 9,
             "axes.titleweight": "bold",
             "axes.titlecolor": COLORS["ink"],
             "axes.titlelocation": "left",
             "axes.spines.top": False,
             "axes.spines.right": False,
-            "axes.linewidth": 0.9,
+            "axes.linewidth": 0.8,
             "axes.grid": True,
             "axes.axisbelow": True,
             "axes.prop_cycle": cycler(
                 color=[COLORS[name] for name in ("source", "target", "model", "accent", "other", "neutral")]
             ),
-            "grid.color": "#E4E2DC",
-            "grid.linewidth": 0.8,
-            "font.size": 11,
+            "figure.titlesize": 9,
+            "figure.titleweight": "bold",
+            "grid.color": "#E3E3E3",
+            "grid.linewidth": 0.7,
+            "font.size": 9,
             "text.color": COLORS["ink"],
             "xtick.color": COLORS["ink"],
             "ytick.color": COLORS["ink"],
-            "xtick.labelsize": 10,
-            "ytick.labelsize": 10,
-            "legend.fontsize": 10,
+            "xtick.labelsize": 8.5,
+            "ytick.labelsize": 8.5,
+            "legend.fontsize": 8.5,
             "legend.facecolor": COLORS["face"],
             "legend.edgecolor": "none",
             "legend.framealpha": 0.85,
             "legend.borderpad": 0.2,
             "legend.handlelength": 1.6,
-            "lines.linewidth": 2.0,
-            "lines.markersize": 6,
+            "lines.linewidth": 1.8,
+            "lines.markersize": 5,
             "image.cmap": "cividis",
             "svg.hashsalt": "deeptransfer",  # the same ids in the same SVG, run after run
         }
     )
     if "inline" in mpl.get_backend():
-        # The inline backend crops every picture to its ink, so that one longer number changes the picture's size.
-        from matplotlib_inline.config import InlineBackend
+        _show_figures_our_way()
 
-        InlineBackend.instance().set_trait("print_figure_kwargs", {"bbox_inches": None})
+
+def _show_figures_our_way() -> None:
+    """Replace what the inline backend makes of a figure, cropped to its ink and heavy."""
+    import matplotlib_inline.backend_inline  # noqa: F401  first, for it registers its own way when it is imported
+    from IPython.core.getipython import get_ipython
+
+    shell = get_ipython()
+    if shell is None or shell.display_formatter is None:
+        return
+    ways = shell.display_formatter.formatters
+    ways["image/png"].for_type(Figure, _shown)
+    if is_live():
+        ways["text/html"].for_type(Figure, _figure_html)
+
+
+def _figure_html(figure: Figure) -> str:
+    return STYLE + picture_html(_png_of(figure), "Figure", _image_boxes(figure))
+
+
+def is_live() -> bool:
+    """Whether a reader runs this in a notebook, who can move widgets.
+
+    Outside a notebook nothing moves; where outputs are stored or compared, ``DEEPTRANSFER_LIVE=0`` says so.
+    """
+    ipython = sys.modules.get("IPython")
+    in_notebook = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+    return in_notebook and os.environ.get("DEEPTRANSFER_LIVE") != "0" and find_spec("ipywidgets") is not None
 
 
 # --- plots that several chapters share --------------------------------------------------------------------------------
@@ -262,14 +302,12 @@ def _domain(name: str) -> str | None:
 
 
 class Exploration:
-    r"""What :func:`explore` returns; a notebook shows it as one self-contained piece of HTML.
+    r"""What :func:`explore` returns; a notebook shows it as widgets while it runs, and stores it as HTML.
 
     Attributes
     ----------
     parameters : dict
         Name of each control and the values it takes.
-    frames : list of bytes
-        One palette PNG for each setting; the last control runs fastest.
     """
 
     def __init__(
@@ -280,6 +318,7 @@ class Exploration:
         start: Mapping[str, Any],
         alt: str | Callable[..., str] | None,
         caption: str | None,
+        between: bool,
     ) -> None:
         self.parameters = {name: _values(name, values) for name, values in parameters.items()}
         count = math.prod(len(values) for values in self.parameters.values())
@@ -299,24 +338,64 @@ class Exploration:
         for name, value in start.items():
             if value not in self.parameters[name]:
                 raise ValueError(f"start={value!r} is not among the values of {name}: {self.parameters[name]}")
-        self._draw, self._alt, self._caption = draw, alt, caption
+        self._draw, self._alt, self._caption, self._between = draw, alt, caption, between
         self._labels = {name: labels.get(name, name) for name in self.parameters}
         self._start = {name: start.get(name, values[0]) for name, values in self.parameters.items()}
-        dpi, colors = (_FRAME_DPI, _FRAME_COLORS) if count <= _MANY_FRAMES else (_MANY_DPI, _MANY_COLORS)
-        self.frames = _palette_frames({_setting(s): _render(draw, s, dpi) for s in self._settings()}, colors)
-        self._html = self._page()
-        if (weight := len(self._html.encode())) > MAX_BYTES:
-            raise ValueError(
-                f"the figure weighs {weight // 1000} kB in {count} frames, more than {MAX_BYTES // 1000} kB; "
-                "draw fewer settings, a smaller figsize or fewer points and shades"
-            )
 
     def __repr__(self) -> str:
         controls = ", ".join(f"{n}=[{', '.join(map(_text, values))}]" for n, values in self.parameters.items())
-        return f"<Exploration of {controls}: {len(self.frames)} frames>"
+        return f"<Exploration of {controls}>"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """With a reader there, widgets, and beside them the opening frame for viewers without; else nothing more."""
+        if not is_live():
+            return {}
+        picture, boxes = self._render(self._start)
+        return {
+            **self.widget()._repr_mimebundle_(),
+            "text/html": self._page([(self._start, _png(picture, boxes), boxes)]),
+        }
 
     def _repr_html_(self) -> str:
-        return self._html
+        return self._stored
+
+    @cached_property
+    def _stored(self) -> str:
+        """The page with all settings, in fewer shades where it is heavy."""
+        drawn = self._drawings()
+        for shades in SHADES:
+            page = self._page(_frames(drawn, self._start, shades))
+            if len(page.encode()) <= MAX_BYTES:
+                return page
+        raise ValueError(
+            f"the figure weighs {len(page.encode()) // 1000} kB with {len(drawn)} settings, more than "
+            f"{MAX_BYTES // 1000} kB; draw fewer settings, a smaller figsize or fewer points and shades"
+        )
+
+    @cached_property
+    def _places(self) -> list[Any] | None:
+        """Where the axes are when the figure opens: they stay there, and no layout is computed again."""
+        with _no_figure_left():
+            return _placed(self._drawn(self._start))
+
+    def _drawn(self, setting: Mapping[str, Any]) -> Figure:
+        figure = self._draw(**setting)
+        if not isinstance(figure, Figure):
+            raise TypeError(
+                f"draw must return a matplotlib Figure, but at {_setting(setting)} it returned "
+                f"{type(figure).__name__}; end it with `return figure`"
+            )
+        return figure
+
+    def _render(self, setting: Mapping[str, Any]) -> tuple[Image.Image, Boxes]:
+        """The picture at a setting, and where it shows images."""
+        with _no_figure_left():
+            figure = self._drawn(setting)
+            if self._places is not None and len(self._places) == len(figure.axes):
+                figure.set_layout_engine("none")
+                for ax, place in zip(figure.axes, self._places, strict=True):
+                    ax.set_position(place)
+            return _pixels(figure), _image_boxes(figure)
 
     def _settings(self) -> Iterator[dict[str, Any]]:
         for values in itertools.product(*self.parameters.values()):
@@ -332,33 +411,61 @@ class Exploration:
         setting = _setting({self._labels[name]: value for name, value in values.items()})
         return f"{' '.join(words.split()).rstrip('.')}. At {setting}."
 
-    def live(self) -> Any:
-        """The same figure in a running notebook, drawn afresh at any setting, also between the listed ones.
+    def widget(self) -> Any:
+        """The same figure with sliders that draw afresh, also between the listed values; it needs a kernel.
 
         Returns
         -------
         ipywidgets.VBox
-            The picture and its sliders. Not for stored notebooks: it needs a kernel.
+            Sliders, picture and caption.
         """
         import ipywidgets  # slow to import, and only a running notebook needs it
 
-        style = {"description_width": "initial"}
         sliders = {
-            name: _slider(values, self._start[name], description=self._labels[name], style=style)
+            name: _slider(
+                values,
+                self._start[name],
+                self._between,
+                description=self._labels[name],
+                style={"description_width": "initial"},
+            )
             for name, values in self.parameters.items()
         }
         picture = ipywidgets.HTML()
 
         def show(_change: Any = None) -> None:
             setting = {name: slider.value for name, slider in sliders.items()}
-            picture.value = _img(_png(_render(self._draw, setting, _FRAME_DPI)), self.alt_text(**setting))
+            drawn, boxes = self._render(setting)
+            picture.value = picture_html(_png(drawn, boxes, compress_level=1), self.alt_text(**setting), boxes)
 
         for slider in sliders.values():
-            slider.observe(show, names="value")
+            slider.observe(show, names="value")  # while one drawing is made, the front end keeps the last move only
         show()
-        return ipywidgets.VBox([picture, *sliders.values()])
+        caption = [ipywidgets.HTML(html.escape(self._caption))] if self._caption else []
+        box = ipywidgets.VBox([ipywidgets.HTML(STYLE), ipywidgets.Box([*sliders.values()]), picture, *caption])
+        return box.add_class("explore-live")
 
-    def _page(self) -> str:
+    def _drawings(self) -> list[tuple[Setting, Image.Image, Boxes]]:
+        """Every setting, its picture and where that shows images."""
+        drawn: list[tuple[Setting, Image.Image, Boxes]] = [(s, *self._render(s)) for s in self._settings()]
+        first, (width, height) = drawn[0][0], drawn[0][1].size
+        for setting, picture, _ in drawn:
+            if picture.size != (width, height):
+                raise ValueError(
+                    f"frames must have one size, but {_setting(first)} gave {width} × {height} pixels and "
+                    f"{_setting(setting)} gave {picture.width} × {picture.height}; use one figsize for all settings"
+                )
+        return drawn
+
+    def _page(self, frames: Sequence[tuple[Setting, bytes, Boxes]]) -> str:
+        """As HTML: the pictures, and above them sliders if there are several."""
+        pictures = "\n".join(
+            _FRAME.format(
+                kind='class="explore-start"' if setting == self._start else 'hidden="hidden"',
+                picture=picture_html(picture, self.alt_text(**setting), boxes),
+            )
+            for setting, picture, boxes in frames
+        )
         controls = "".join(
             _CONTROL.format(
                 label=html.escape(self._labels[name]),
@@ -368,17 +475,13 @@ class Exploration:
                 texts=html.escape(json.dumps([_text(value) for value in values], ensure_ascii=False)),
             )
             for name, values in self.parameters.items()
-        )
-        frames = "\n".join(
-            _FRAME.format(
-                kind='class="explore-start"' if setting == self._start else 'hidden="hidden"',
-                img=_img(frame, self.alt_text(**setting)),
-            )
-            for frame, setting in zip(self.frames, self._settings(), strict=True)
+            if len(frames) > 1
         )
         caption = f"<figcaption>{html.escape(self._caption)}</figcaption>" if self._caption else ""
         start = html.escape(_setting({self._labels[name]: value for name, value in self._start.items()}))
-        return _PAGE.format(css=_CSS, frames=frames, controls=controls, start=start, caption=caption, script=_SCRIPT)
+        return _PAGE.format(
+            style=STYLE, css=_CSS, frames=pictures, controls=controls, start=start, caption=caption, script=_SCRIPT
+        )
 
 
 def explore(
@@ -388,19 +491,20 @@ def explore(
     start: Mapping[str, Any] | None = None,
     alt: str | Callable[..., str] | None = None,
     caption: str | None = None,
+    between: bool = True,
     **parameters: Iterable[Any],
 ) -> Exploration:
     r"""Let the reader move one or two parameters of a figure.
 
-    Every setting is drawn once, now. What the notebook stores is a single piece of HTML: the frames as pictures inside
-    it under labelled sliders. It needs no kernel and no network, works with the keyboard and a screen reader, and
-    prints the frame it starts on. In a running notebook, ``explore(...).live()`` draws at any setting between the
-    listed ones as well.
+    In a running notebook each move draws afresh, at any setting between the listed ones as well. What the book stores
+    is a single piece of HTML: a picture for every setting, inside it, below labelled sliders. It needs no kernel and no
+    network, works with the keyboard and a screen reader, and prints the frame it starts on.
 
     Parameters
     ----------
     draw : callable
-        ``draw(**values)`` returns a new matplotlib figure. Fix the axes' limits in it, or the axes jump between frames.
+        ``draw(**values)`` returns a new matplotlib figure, in 0.3 seconds at most if it is to follow the reader's hand:
+        compute outside what does not change. Fix the axes' limits in it, or the axes jump between frames.
     labels : dict, optional
         Name of a parameter and the words beside its slider; the name itself by default.
     start : dict, optional
@@ -409,7 +513,9 @@ def explore(
         Words instead of the picture. A string is followed by the setting; a callable gets the values as ``draw`` does
         and says what is to be seen there. Default: the first paragraph of ``draw``'s docstring.
     caption : str, optional
-        A caption below the sliders.
+        A caption below the picture.
+    between : bool
+        Whether ``draw`` can draw at numbers between the listed ones. No, where it only looks up what was computed.
     **parameters
         One or two names of arguments of ``draw``, each with the list of its values; at most 24 settings in all.
 
@@ -421,12 +527,12 @@ def explore(
     Raises
     ------
     ValueError
-        No or more than two parameters, no values, more than 24 frames, more than 300 kB, frames of different sizes, or
-        ``labels`` and ``start`` that fit no parameter.
+        No or more than two parameters, no values, more than 24 frames, or ``labels`` and ``start`` that fit no
+        parameter; and, when it is stored, more than 300 kB or frames of different sizes.
     TypeError
-        ``draw`` returned something else than a figure.
+        When it is drawn: ``draw`` returned something else than a figure.
     """
-    return Exploration(draw, parameters, labels or {}, start or {}, alt, caption)
+    return Exploration(draw, parameters, labels or {}, start or {}, alt, caption, between)
 
 
 def _values(name: str, values: Iterable[Any]) -> list[Any]:
@@ -457,61 +563,122 @@ def _no_figure_left() -> Iterator[None]:
             plt.close(number)
 
 
-def _render(draw: Callable[..., Figure], setting: Mapping[str, Any], dpi: int) -> Image.Image:
-    with _no_figure_left():
-        figure = draw(**setting)
-        if not isinstance(figure, Figure):
-            raise TypeError(
-                f"draw must return a matplotlib Figure, but at {_setting(setting)} it returned "
-                f"{type(figure).__name__}; end it with `return figure`"
-            )
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=dpi)
-        return Image.open(file).convert("RGB")
+def _placed(figure: Figure) -> list[Any] | None:
+    """Where its axes are, None if their places alone do not tell the layout."""
+    if figure.subfigs or figure.get_suptitle():
+        return None
+    figure.draw_without_rendering()
+    return [ax.get_position(original=True) for ax in figure.axes]
 
 
-def _palette_frames(pictures: Mapping[str, Image.Image], colors: int) -> list[bytes]:
-    """PNGs that share one palette, so that the background is the same in all of them."""
-    (first, picture), *others = pictures.items()
-    width, height = picture.size
-    for setting, other in others:
-        if other.size != picture.size:
-            raise ValueError(
-                f"frames must have one size, but {first} gave {width} × {height} pixels and {setting} gave "
-                f"{other.width} × {other.height}; use one figsize for all settings"
-            )
-    sheet = Image.new("RGB", (width, height * len(pictures)))
-    for row, other in enumerate(pictures.values()):
-        sheet.paste(other, (0, row * height))
-    sheet = sheet.quantize(colors, dither=Image.Dither.NONE)
-    return [_png(sheet.crop((0, row * height, width, (row + 1) * height))) for row in range(len(pictures))]
+def _frames(
+    drawn: Sequence[tuple[Setting, Image.Image, Boxes]], start: Setting, shades: int
+) -> list[tuple[Setting, bytes, Boxes]]:
+    """The opening picture as WebP, and of each other what it changes, clear where both are alike; with one palette."""
+    width, height = drawn[0][1].size
+    sheet = Image.new("RGB", (width, height * len(drawn)))
+    for row, (_, picture, _) in enumerate(drawn):
+        sheet.paste(picture, (0, row * height))
+    pixels = np.asarray(_in_few_colors(sheet, shades).convert("RGB")).reshape(len(drawn), height, width, 3)
+    below = pixels[[setting for setting, _, _ in drawn].index(start)]
+    frames = []
+    for (setting, _, boxes), frame in zip(drawn, pixels, strict=True):
+        if setting != start:
+            changed = Image.fromarray((frame != below).any(-1))
+            # three pixels more on each side, or on a coarse screen the edges would keep a shade of what lies below
+            mask = np.asarray(changed.convert("L").filter(ImageFilter.MaxFilter(7)))
+            frame = np.dstack([np.where(mask[..., None], frame, 0).astype(np.uint8), mask])
+        frames.append((setting, _webp(frame), boxes))
+    return frames
 
 
-def _png(picture: Image.Image) -> bytes:
+def _webp(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
-    picture.save(file, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(file, format="WEBP", lossless=True, quality=100, method=4)
     return file.getvalue()
 
 
-def _img(png: bytes, alt: str) -> str:
-    width, height = Image.open(io.BytesIO(png)).size
-    data = base64.b64encode(png).decode()
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+KEPT = "keeps its colours"  # in the text of a PNG: its boxes
+
+
+def _pixels(figure: Figure) -> Image.Image:
+    file = io.BytesIO()
+    figure.savefig(file, format="rgba", dpi=DPI)
+    width, height = (int(round(inches * DPI, 6)) for inches in figure.get_size_inches())
+    return Image.frombytes("RGBA", (width, height), file.getvalue()).convert("RGB")
+
+
+def _in_few_colors(picture: Image.Image, colors: int) -> Image.Image:
+    few = picture.quantize(colors, dither=Image.Dither.NONE)
+    palette, face = few.getpalette() or [], int(np.asarray(few)[0, 0])
+    palette[3 * face : 3 * face + 3] = np.asarray(picture)[0, 0].tolist()  # the ground itself, not a shade near it
+    few.putpalette(palette)
+    return few
+
+
+def _image_boxes(figure: Figure) -> Boxes:
+    """Where a figure shows images, whose colours mean something on a dark page as well."""
+    full = figure.bbox
+    shares = [
+        (box.x0 / full.width, 1 - box.y1 / full.height, box.width / full.width, box.height / full.height)
+        for ax in figure.axes
+        if ax.images or any(isinstance(part, QuadMesh) for part in ax.collections)
+        for box in [ax.get_window_extent()]
+    ]
+    return [[round(100 * share, 2) for share in box] for box in shares]
+
+
+def _png(picture: Image.Image, boxes: Boxes, **options: Any) -> bytes:
+    file, text = io.BytesIO(), PngInfo()
+    if boxes:
+        text.add_text(KEPT, json.dumps(boxes))
+    picture.save(file, format="PNG", pnginfo=text, **(options or {"optimize": True}))
+    return file.getvalue()
+
+
+def _png_of(figure: Figure) -> bytes:
+    return _png(_in_few_colors(_pixels(figure), SHADES[0]), _image_boxes(figure))
+
+
+def _shown(figure: Figure) -> tuple[bytes, dict[str, int]]:
+    """For a notebook: the picture, and the size at which to show it."""
+    width, height = figure.get_size_inches() * TEXT_PIXELS / WIDTH
+    return _png_of(figure), {"width": round(width), "height": round(height)}
+
+
+def kept_boxes(boxes: Boxes) -> str:
+    """HTML that lies over the images within a picture and takes back what a dark page does to the rest of it."""
+    return "".join(f'<i style="left: {x}%; top: {y}%; width: {w}%; height: {h}%"></i>' for x, y, w, h in boxes)
+
+
+def boxes_of(png: bytes) -> Boxes:
+    """Where a picture that :func:`use_house_style` made shows images."""
+    return list(json.loads(Image.open(io.BytesIO(png)).info.get(KEPT, "[]")))
+
+
+def picture_html(picture: bytes, alt: str, boxes: Boxes) -> str:
+    """One piece of HTML with the picture inside, as wide as the text; with :data:`STYLE` it follows dark and light."""
+    opened = Image.open(io.BytesIO(picture))
+    width, height = (round(pixels * TEXT_PIXELS / WIDTH / DPI) for pixels in opened.size)
+    data = base64.b64encode(picture).decode()
     # decoding=sync: a frame must not flicker in when the slider first reaches it
     return (
-        f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}" height="{height}" '
-        'decoding="sync" style="width: 100%; max-width: 40rem; height: auto">'
+        f'<div class="plate"><img src="data:{Image.MIME[opened.format or "PNG"]};base64,{data}" '
+        f'alt="{html.escape(alt)}" width="{width}" height="{height}" decoding="sync" '
+        f'style="width: 100%; height: auto; background-color: #fff">{kept_boxes(boxes)}</div>'
     )
 
 
-def _slider(values: Sequence[Any], start: Any, **options: Any) -> Any:
+def _slider(values: Sequence[Any], start: Any, between: bool, **options: Any) -> Any:
     """An ipywidgets slider: continuous over numbers (in decades where they span many), stepwise over anything else."""
     import ipywidgets
 
-    options["continuous_update"] = False  # one drawing when the reader lets go, not a queue of them
-    kinds = {type(value) for value in values}
+    kinds = {type(value) for value in values} if between else set()
     if kinds == {int}:
         return ipywidgets.IntSlider(start, min(values), max(values), **options)
-    if kinds <= {int, float}:
+    if kinds and kinds <= {int, float}:
         low, high = min(values), max(values)
         if low > 0 and high / low >= 20:
             return ipywidgets.FloatLogSlider(start, min=math.log10(low), max=math.log10(high), step=0.01, **options)
@@ -519,25 +686,45 @@ def _slider(values: Sequence[Any], start: Any, **options: Any) -> Any:
     return ipywidgets.SelectionSlider(value=start, options=[(_text(value), value) for value in values], **options)
 
 
+# On a dark page a picture is turned over: white becomes the page's own ground, dark ink light ink, and hues stay.
+# Images within it (digits, photographs, heat maps) are turned back. Where styles are gone, as in a notebook that is not
+# trusted, the picture keeps its white ground.
+_DARK = ':is(html[data-theme="dark"], html[theme="dark"], [data-jp-theme-light="false"], .vscode-dark)'
+_TURN = "invert(1) hue-rotate(180deg)"
+STYLE = f"""<style>
+.plate {{ position: relative; max-width: {TEXT_PIXELS}px; margin: 0; }}
+.plate img {{ display: block; margin: 0; }}
+.plate i {{ position: absolute; pointer-events: none; }}
+@media screen {{
+  {_DARK} .plate img {{ background-color: #fff !important; padding: 0 !important; }}
+  {_DARK} .plate img {{ filter: {_TURN}; mix-blend-mode: screen; }}
+  {_DARK} .plate i {{ -webkit-backdrop-filter: {_TURN}; backdrop-filter: {_TURN}; }}
+}}
+.explore-live {{ max-width: {TEXT_PIXELS}px; }}
+.explore-live > .widget-box {{ flex-wrap: wrap; column-gap: 2rem; }}
+.explore-live > .widget-box > .widget-inline-hbox {{ flex: 1 1 15rem; flex-wrap: wrap; height: auto; margin: 0; }}
+.explore-live .widget-inline-hbox > .widget-label {{ flex: 1 0 100%; max-width: none; text-align: left; }}
+</style>
+"""
+
 # Everything that a page needs is in the output itself, so that the same bytes work in the built book, in JupyterLab and
 # in a file on a stick. There are no ids: a copy of the figure on the same page cannot collide. Text takes the page's
 # own colour, so light and dark need no rule; the book's theme puts outputs on a pale card when it is dark, which is
 # taken back. Without JavaScript, or in a notebook not yet trusted, where styles are gone as well, `hidden` alone keeps
 # the sliders and the other frames away (JupyterLab drops it from untrusted outputs unless it has a value).
 _PAGE = """<figure class="explore">
-<style>{css}</style>
+{style}<style>{css}</style>
+<div class="explore-controls" hidden="hidden">{controls}</div>
+<p class="explore-setting">{start}</p>
 <div class="explore-frames">
 {frames}
 </div>
-<div class="explore-controls" hidden="hidden">{controls}</div>
-<p class="explore-setting">{start}</p>
 {caption}
-<p class="explore-hint">In a running notebook, end the cell with <code>.live()</code> to draw at any setting.</p>
 <p class="explore-said" aria-live="polite"></p>
 <script>{script}</script>
 </figure>"""
 
-_FRAME = "<div {kind}>{img}</div>"
+_FRAME = "<div {kind}>{picture}</div>"
 
 _CONTROL = """
 <div class="explore-control">
@@ -546,34 +733,34 @@ _CONTROL = """
 <output>{text}</output>
 </div>"""
 
-_CSS = """
-.explore { position: relative; margin: 1.25rem 0; max-width: 40rem; padding: 0; color: inherit; }
-:has(> .explore) { background: none !important; color: inherit !important; padding: 0 !important; }
-.explore img { display: block; margin: 0; padding: 0 !important; }
-.explore img { border-radius: 8px !important; background: none !important; }
-.explore .explore-controls:not([hidden]) { display: flex; flex-wrap: wrap; gap: 0 2rem; margin: .5rem .25rem 0; }
-.explore .explore-setting { margin: .25rem .25rem 0; font-size: .95rem; }
+_CSS = (
+    f"""
+.explore {{ position: relative; margin: 1rem 0; max-width: {TEXT_PIXELS}px; padding: 0; color: inherit; }}
+:has(> .explore) {{ background: none !important; color: inherit !important; padding: 0 !important; }}
+"""
+    + """
+.explore .explore-controls:not([hidden]) { display: flex; flex-wrap: wrap; gap: 0 2rem; margin: 0 .25rem .25rem; }
+.explore .explore-setting { margin: 0 .25rem .25rem; font-size: .95rem; }
 .explore[data-ready] .explore-setting { display: none; }
 .explore .explore-control { flex: 1 1 15rem; display: grid; grid-template-columns: 1fr auto; position: relative; }
-.explore label { grid-column: 1 / -1; grid-row: 1; margin: 0; font-size: .95rem; }
+.explore label { grid-column: 1 / -1; grid-row: 1; margin: 0; font-size: .95rem; line-height: 1.4; }
 .explore label span { display: block; padding-right: 5rem; }
-.explore input { display: block; width: 100%; height: 2rem; margin: 0; cursor: pointer; accent-color: #2b8cc4; }
-.explore output { grid-column: 2; grid-row: 1; font-size: .95rem; font-weight: 600; }
+.explore input { display: block; width: 100%; height: 1.75rem; margin: 0; cursor: pointer; accent-color: #2b8cc4; }
+.explore output { grid-column: 2; grid-row: 1; font-size: .95rem; font-weight: 600; line-height: 1.4; }
 .explore figcaption { margin: .5rem .25rem 0; padding: 0; font: inherit; font-size: .95rem; text-align: left; }
 .explore figcaption { color: inherit; }
-.explore .explore-hint { display: none; margin: .25rem .25rem 0; font-size: .85rem; }
-.jp-Notebook .explore .explore-hint { display: block; }
 .explore .explore-said { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 @media print {
   .explore { break-inside: avoid; }
-  .explore .explore-frames div, .explore .explore-controls { display: none !important; }
-  .explore .explore-frames .explore-start, .explore[data-ready] .explore-setting { display: block !important; }
+  .explore .explore-frames > div, .explore .explore-controls { display: none !important; }
+  .explore .explore-frames > .explore-start, .explore[data-ready] .explore-setting { display: block !important; }
 }
 """
+)
 
 _SCRIPT = """
 for (const figure of document.querySelectorAll(".explore:not([data-ready])")) {
-  const inputs = [...figure.querySelectorAll("input")], frames = [...figure.querySelectorAll(".explore-frames div")];
+  const inputs = [...figure.querySelectorAll("input")], frames = [...figure.querySelector(".explore-frames").children];
   const show = () => {
     let frame = 0;
     for (const input of inputs) {
@@ -583,10 +770,14 @@ for (const figure of document.querySelectorAll(".explore:not([data-ready])")) {
       frame = frame * (+input.max + 1) + +input.value;
     }
     frames.forEach((other, i) => { other.hidden = i !== frame; });
-    return frames[frame].firstChild.alt;
+    return frames[frame].querySelector("img").alt;
   };
   for (const input of inputs)
     input.addEventListener("input", () => { figure.querySelector(".explore-said").textContent = show(); });
+  /* each other frame holds what it changes of the opening one, and shows the rest through */
+  const start = figure.querySelector(".explore-start img");
+  for (const image of figure.querySelectorAll(".explore-frames [hidden] img"))
+    image.style.background = `#fff url(${start.src}) 0 0 / 100% 100%`;
   figure.querySelector(".explore-controls").hidden = false;
   figure.dataset.ready = "";
 }

@@ -120,6 +120,27 @@ def test_print_shows_the_frame_a_figure_starts_on(book_pages: list[Path], visit:
             page.emulate_media(media="screen")
 
 
+def test_a_figure_and_its_sliders_fit_a_low_window(book_pages: list[Path], visit: Callable[..., Page]) -> None:
+    tall = {}
+    for path in book_pages:
+        for place, figure in enumerate(explore_figures(visit(path))):
+            top, bottom = (figure.locator(part).bounding_box() for part in (".explore-controls", ".explore-frames"))
+            if (height := bottom["y"] + bottom["height"] - top["y"]) > 650:
+                tall[f"{path.name}, figure {place}"] = height
+    assert not tall
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1600])
+def test_pictures_and_text_have_one_width(book_pages: list[Path], visit: Callable[..., Page], width: int) -> None:
+    """On a phone pictures go from edge to edge."""
+    shown = "es => es.filter(e => e.checkVisibility()).map(e => Math.round(e.getBoundingClientRect().width))"
+    for path in book_pages:
+        page = visit(path, viewport={"width": width, "height": 900})
+        if plates := page.locator("article .plate").evaluate_all(shown):
+            text = max(page.locator("article section > p:not(.figure-number)").evaluate_all(shown))
+            assert set(plates) == {390 if width == 390 else text}, path.name
+
+
 def test_figures_show_their_first_frame_without_javascript(book_pages: list[Path], visit: Callable[..., Page]) -> None:
     for path in book_pages:
         for figure in visit(path, java_script_enabled=False).locator(".explore").all():

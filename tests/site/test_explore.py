@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeptransfer.figures import explore
+from deeptransfer.figures import Exploration, explore, use_house_style
 
 SHADES, LEVELS = [0.0, 0.5, 1.0], [0.2, 0.6, 0.9]
 START = {"shade": 0.5, "level": 0.6}
@@ -48,10 +48,11 @@ def outputs() -> str:
             caption="Red and green.",
         )
         one = explore(patch, shade=SHADES)
-    return "".join(
-        f'<div class="cell_output"><div class="output text_html">{figure._repr_html_()}</div></div>'
-        for figure in (two, one)
-    )
+    return of_a_notebook(two) + of_a_notebook(one)
+
+
+def of_a_notebook(figure: Exploration) -> str:
+    return f'<div class="cell_output"><div class="output text_html">{figure._repr_html_()}</div></div>'
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def open_page(browser, outputs: str, tmp_path: Path) -> Iterator[Callable]:
     """Open the two figures from a file; at the end no error was logged and nothing was asked of the network."""
     contexts, troubles, requests = [], [], []
 
-    def open_(theme: str = "", **options):
+    def open_(theme: str = "", outputs: str = outputs, **options):
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
@@ -180,6 +181,43 @@ def test_dark_page_keeps_the_words_readable(open_page):
     for part in ("figcaption", "label", "output"):
         color = page.locator(f".explore {part}").first.evaluate("e => getComputedStyle(e).color")
         assert color == "rgb(206, 214, 221)", part
+
+
+def half_a_digit(shade: float) -> plt.Figure:
+    """On the left a white ground, on the right an image of one colour."""
+    figure = plt.figure(figsize=(5, 2), layout="none")
+    ax = figure.add_axes((0.5, 0, 0.5, 1))
+    ax.imshow(np.full((2, 2, 3), (shade, 0.6, 0.3)), aspect="auto")
+    ax.set_axis_off()
+    return figure
+
+
+@pytest.mark.parametrize("theme", ['data-theme="dark"', 'data-jp-theme-light="false"'])
+def test_in_the_dark_the_ground_is_the_pages_and_images_keep_their_colours(open_page, theme):
+    with mpl.rc_context():
+        mpl.use("agg")
+        use_house_style()
+        outputs = of_a_notebook(explore(half_a_digit, shade=[0.2, 0.8]))
+    page = open_page(f' style="background: #121212" {theme}', outputs)
+    page.get_by_role("slider").press("End")  # of a frame that holds changes only
+    for media in ("screen", "print"):
+        page.emulate_media(media=media)
+        seen = page.locator("img:visible").screenshot()
+        pixels = np.asarray(Image.open(io.BytesIO(seen)).convert("RGB")).astype(int)
+        middle = pixels.shape[0] // 2
+        ground, image = pixels[middle, 40], pixels[middle, -40]
+        shade = 0.8 if media == "screen" else 0.2  # paper shows the opening frame
+        np.testing.assert_allclose(ground, 18 if media == "screen" else 255, atol=3)
+        np.testing.assert_allclose(image, 255 * np.array([shade, 0.6, 0.3]), atol=16)
+
+
+def test_sliders_stand_above_the_picture(open_page):
+    page = open_page()
+    figure = page.locator(".explore").first
+    picture = figure.locator("img:visible").bounding_box()
+    for slider in figure.get_by_role("slider").all():
+        box = slider.bounding_box()
+        assert box["y"] + box["height"] <= picture["y"]
 
 
 def test_coming_back_to_the_page_sliders_and_frame_agree(open_page):

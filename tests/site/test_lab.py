@@ -50,6 +50,7 @@ def address(folder: Path) -> Iterator[str]:
         **os.environ,
         **KERNEL_ENVIRONMENT,
         "DEEPTRANSFER_PROGRESS": "",  # readers see the bars
+        "DEEPTRANSFER_LIVE": "",  # and move the sliders
         **{f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")},
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
@@ -151,3 +152,23 @@ def test_formulas_sliders_and_collapsed_code_are_seen(open_notebook: Callable[[s
     assert not first.locator(".cm-content").count()
     assert not page.locator("mjx-merror").count()
     assert not page.locator("details[open]").count()
+
+
+def test_a_slider_draws_afresh_below_itself(open_notebook: Callable[[str], Page]) -> None:
+    page = open_notebook(LOOKED_AT)
+    page.locator(".explore figcaption").first.click()
+    choose(page, "Run", "Run All Above Selected Cell")
+    page.keyboard.press("Shift+Enter")
+    figure = page.locator(".explore-live")
+    figure.wait_for(timeout=180 * SECOND)
+    picture, handle = figure.locator("img"), figure.locator(".noUi-handle").first
+    above, below = handle.bounding_box(), picture.bounding_box()
+    assert above and below and above["y"] + above["height"] <= below["y"]
+    seen = {str(picture.get_attribute("src"))}
+    handle.focus()
+    for _ in range(3):
+        began = time.perf_counter()
+        handle.press("ArrowRight")  # to a value that no stored frame has
+        page.wait_for_function("seen => !seen.includes(document.querySelector('.explore-live img').src)", arg=[*seen])
+        assert time.perf_counter() - began < 3  # a third of a second on a machine with nothing else to do
+        seen.add(str(picture.get_attribute("src")))

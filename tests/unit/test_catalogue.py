@@ -51,6 +51,19 @@ def test_names_are_unique_and_records_are_fixed():
         catalogue.get("dan").title = "another"
 
 
+def test_labels_are_short_and_tell_the_methods_apart():
+    labels = [catalogue.label(method.name) for method in catalogue.methods()]
+    assert len(set(labels)) == len(labels)
+    assert [catalogue.label(name) for name in ("source-only", "bn", "transnorm-uniform", "cdan+e · rn")] == [
+        "Source only",
+        "BatchNorm",
+        "TransNorm with α = 1",
+        "CDAN+E · RN",
+    ]
+    with pytest.raises(ValueError, match="unknown method 'tansnorm'"):
+        catalogue.label("cdan+e · tansnorm")
+
+
 @pytest.mark.parametrize("method", catalogue.methods(), ids=lambda method: method.name)
 def test_every_fact_is_given_and_what_it_points_to_exists(method):
     assert all((method.title, method.paper, method.shift, method.cost, method.symbol))

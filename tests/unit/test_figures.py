@@ -7,6 +7,7 @@ import html
 import io
 import itertools
 import re
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
+from notebooks import KERNEL_ENVIRONMENT, WIDGET_VIEW
 from PIL import Image
 
 from deeptransfer import figures
@@ -37,14 +39,21 @@ def patch(shade: float = 0.5, level: float = 0.5, size: float = 1.0) -> plt.Figu
 def images(page: str) -> list[dict]:
     return [
         {name: html.unescape(value) for name, value in re.findall(r'([\w-]+)="([^"]*)"', tag)}
-        | {"hidden": tag.startswith("<div")}
-        for tag in re.findall(r'(?:<div hidden="hidden">)?<img .*?>', page)
+        | {"hidden": 'hidden="hidden"' in tag}
+        for tag in re.findall(r'<div (?:class="explore-start"|hidden="hidden")><div class="plate"><img .*?>', page)
     ]
 
 
-def pixels(image: dict) -> np.ndarray:
-    data = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"), validate=True)
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+def decoded(image: dict) -> Image.Image:
+    kind, _, data = image["src"].partition(";base64,")
+    assert kind in ("data:image/webp", "data:image/png")
+    return Image.open(io.BytesIO(base64.b64decode(data, validate=True))).convert("RGBA")
+
+
+def frames(page: str) -> list[np.ndarray]:
+    """What a reader sees at each setting: the opening picture, and over it what the frame changes."""
+    (start,) = [decoded(image) for image in images(page) if not image["hidden"]]
+    return [np.asarray(Image.alpha_composite(start, decoded(image)).convert("RGB")) for image in images(page)]
 
 
 # --- explore: what is stored
@@ -52,9 +61,9 @@ def pixels(image: dict) -> np.ndarray:
 
 def test_frames_follow_the_settings_last_control_fastest():
     shades, levels = [0.0, 0.4, 1.0], [0.2, 0.8]
-    shown = images(explore(patch, shade=shades, level=levels)._repr_html_())
-    for image, setting in zip(shown, itertools.product(shades, levels), strict=True):
-        np.testing.assert_allclose(pixels(image)[20, 20, :2] / 255, setting, atol=0.01)
+    shown = frames(explore(patch, shade=shades, level=levels)._repr_html_())
+    for frame, setting in zip(shown, itertools.product(shades, levels), strict=True):
+        np.testing.assert_allclose(frame[20, 20, :2] / 255, setting, atol=0.01)
 
 
 def test_opens_on_the_first_setting_or_on_start():
@@ -62,8 +71,22 @@ def test_opens_on_the_first_setting_or_on_start():
         exploration = explore(patch, shade=[0.0, 0.4], level=[0.2, 0.8], start=start)
         visible = [image for image in images(exploration._repr_html_()) if not image["hidden"]]
         assert len(visible) == 1
-        np.testing.assert_allclose(pixels(visible[0])[20, 20, :2] / 255, opened, atol=0.01)
+        pixels = np.asarray(decoded(visible[0]))
+        np.testing.assert_allclose(pixels[20, 20, :2] / 255, opened, atol=0.01)
+        assert pixels[..., 3].min() == 255  # whole, for paper and for pages without JavaScript
         assert f"shade = {opened[0]:g}, level = {opened[1]:g}</p>" in exploration._repr_html_()  # said on paper
+
+
+def test_other_frames_hold_what_they_change_and_its_edges():
+    def draw(x: float) -> plt.Figure:
+        figure = plt.figure(figsize=(2, 1))
+        figure.add_artist(plt.Rectangle((x, 0.4), 0.1, 0.2, color=COLORS["accent"]))
+        return figure
+
+    first, second = images(explore(draw, x=[0.2, 0.7])._repr_html_())
+    alpha = np.asarray(decoded(second))[..., 3]
+    assert 0.04 < (alpha > 0).mean() < 0.08  # two rectangles of 0.02 with three pixels around each
+    assert len(second["src"]) < len(first["src"]) * 2
 
 
 def test_same_call_gives_the_same_bytes():
@@ -77,26 +100,29 @@ def test_stores_html_and_plain_text_and_nothing_else():
     data, metadata = DisplayFormatter().format(explore(patch, shade=[0.1, 0.25], level=[1.0]))
     assert set(data) == {"text/html", "text/plain"}
     assert metadata == {}
-    assert data["text/plain"] == "<Exploration of shade=[0.1, 0.25], level=[1]: 2 frames>"
+    assert data["text/plain"] == "<Exploration of shade=[0.1, 0.25], level=[1]>"
 
 
 def test_needs_nothing_from_outside_and_no_ids():
     """No address, so no request; no id, so that two copies on a page do not collide."""
     page = explore(patch, shade=[0.1, 0.2])._repr_html_()
-    rest = page.replace("data:image/png;base64,", "")
+    rest = page.replace("data:image/webp;base64,", "")
     assert "//" not in re.sub(r"[A-Za-z0-9+/=]{60,}", "", rest)
     assert " id=" not in page
     assert " for=" not in page
 
 
-def test_all_frames_share_one_palette():
+def test_the_ground_is_white_in_every_frame_and_the_axes_stay():
     def draw(n: int) -> plt.Figure:
         figure, ax = plt.subplots()
         ax.scatter(np.arange(n), np.arange(n), c=np.arange(n), cmap="turbo")
+        ax.set(ylim=(0, n))  # a longer number at its end would push the axes to the right
         return figure
 
-    shown = images(explore(draw, n=[1, 40, 400])._repr_html_())
-    assert len({tuple(pixels(image)[2, 2]) for image in shown}) == 1
+    shown = frames(explore(draw, n=[5, 50, 5000])._repr_html_())
+    assert {tuple(frame[2, 2]) for frame in shown} == {(255, 255, 255)}
+    spine = [int((frame[300] < 200).all(-1).argmax()) for frame in (shown[0][:, 60:], shown[1][:, 60:])]
+    assert len(set(spine)) == 1
 
 
 def test_every_control_is_a_labelled_range_with_its_value_in_words():
@@ -138,8 +164,8 @@ def test_draw_gets_plain_python_values():
         seen.append((a, b))
         return patch()
 
-    explore(draw, a=np.linspace(0, 1, 2), b=torch.arange(2))
-    assert seen == [(0.0, 0), (0.0, 1), (1.0, 0), (1.0, 1)]
+    explore(draw, a=np.linspace(0, 1, 2), b=torch.arange(2))._repr_html_()
+    assert set(seen) == {(0.0, 0), (0.0, 1), (1.0, 0), (1.0, 1)}
     assert {type(value) for pair in seen for value in pair} == {float, int}
 
 
@@ -151,9 +177,9 @@ def test_no_figure_stays_open():
         plt.figure()  # one that draw forgot
         return patch(shade)
 
-    explore(draw, shade=[0.1, 0.2])
+    explore(draw, shade=[0.1, 0.2])._repr_html_()
     with pytest.raises(TypeError):
-        explore(lambda shade: plt.subplots()[1], shade=[0.1])
+        explore(lambda shade: plt.subplots()[1], shade=[0.1])._repr_html_()
     assert plt.get_fignums() == [mine.number]
 
 
@@ -177,7 +203,8 @@ def test_refuses_controls(parameters, message):
 
 
 def test_takes_24_frames():
-    assert len(explore(patch, shade=np.linspace(0, 1, 6), level=np.linspace(0, 1, 4)).frames) == 24
+    page = explore(patch, shade=np.linspace(0, 1, 6), level=np.linspace(0, 1, 4))._repr_html_()
+    assert len(images(page)) == 24
 
 
 def test_refuses_labels_and_start_that_fit_no_control():
@@ -192,21 +219,21 @@ def test_refuses_labels_and_start_that_fit_no_control():
 def test_refuses_what_weighs_more_than_300_kb():
     def draw(seed: int) -> plt.Figure:
         figure = plt.figure()
-        figure.figimage(np.random.default_rng(seed).random((480, 750)))
+        figure.figimage(np.random.default_rng(seed).random((800, 1280)))
         return figure
 
-    with pytest.raises(ValueError, match=r"weighs \d+ kB in 2 frames, more than 300 kB; draw fewer"):
-        explore(draw, seed=[0, 1])
+    with pytest.raises(ValueError, match=r"weighs \d+ kB with 2 settings, more than 300 kB; draw fewer"):
+        explore(draw, seed=[0, 1])._repr_html_()
 
 
 def test_refuses_draw_that_returns_no_figure():
     with pytest.raises(TypeError, match=r"at shade = 0.1 it returned Axes; end it with `return figure`"):
-        explore(lambda shade: plt.subplots()[1], shade=[0.1])
+        explore(lambda shade: plt.subplots()[1], shade=[0.1])._repr_html_()
 
 
 def test_refuses_frames_of_different_sizes():
-    with pytest.raises(ValueError, match=r"size = 1 gave 150 × 75 pixels and size = 2 gave 300 × 75"):
-        explore(patch, size=[1.0, 2.0])
+    with pytest.raises(ValueError, match=r"size = 1 gave 256 × 128 pixels and size = 2 gave 512 × 128"):
+        explore(patch, size=[1.0, 2.0])._repr_html_()
 
 
 def test_24_frames_of_two_panels_fit():
@@ -233,37 +260,105 @@ def test_24_frames_of_two_panels_fit():
 # --- live, in a running notebook
 
 
-def test_live_draws_between_the_listed_values():
+@pytest.fixture
+def reader(monkeypatch):
+    """A kernel, and nobody who stores or compares its outputs."""
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.delenv("DEEPTRANSFER_LIVE", raising=False)
+
+
+def parts(exploration) -> tuple:
+    _, sliders, picture, *_ = exploration.widget().children
+    return sliders.children, picture
+
+
+@pytest.mark.usefixtures("reader")
+def test_with_a_reader_the_output_is_a_widget_and_the_opening_picture():
+    drawn = []
+
+    def draw(shade: float) -> plt.Figure:
+        drawn.append(shade)
+        return patch(shade)
+
+    data, _ = DisplayFormatter().format(explore(draw, shade=[0.1, 0.2, 0.3], start={"shade": 0.2}))
+    assert set(data) == {WIDGET_VIEW, "text/html", "text/plain"}
+    assert set(drawn) == {0.2}  # no other setting is drawn before the reader asks for it
+    assert len(images(data["text/html"])) == 1
+    assert 'type="range"' not in data["text/html"]  # no slider that moves nothing
+
+
+@pytest.mark.usefixtures("reader")
+def test_where_outputs_are_stored_or_compared_there_is_no_widget(monkeypatch):
+    monkeypatch.setenv("DEEPTRANSFER_LIVE", KERNEL_ENVIRONMENT["DEEPTRANSFER_LIVE"])
+    data, _ = DisplayFormatter().format(explore(patch, shade=[0.1, 0.2]))
+    assert set(data) == {"text/html", "text/plain"}
+    assert len(images(data["text/html"])) == 2
+
+
+def test_sliders_draw_between_the_listed_values():
     drawn = []
 
     def draw(sigma: float, n: int) -> plt.Figure:
         drawn.append((sigma, n))
         return patch(sigma / 10)
 
-    picture, sigma, n = explore(draw, sigma=[0.1, 1.0, 10.0], n=[2, 10]).live().children
+    (sigma, n), picture = parts(explore(draw, sigma=[0.1, 1.0, 10.0], n=[2, 10]))
     before = picture.value
     sigma.value, n.value = 0.5, 7
     assert drawn[-1] == (pytest.approx(0.5), 7)
-    assert images(picture.value)[0]["src"] != images(before)[0]["src"]
+    assert picture.value.split('"')[3] != before.split('"')[3]
     assert "sigma = 0.5, n = 7" in picture.value
     assert plt.get_fignums() == []
 
 
-def test_live_sliders_suit_the_values():
+def test_sliders_suit_the_values():
     def kinds(**parameters) -> str:
-        return type(explore(lambda **values: patch(), **parameters).live().children[1]).__name__
+        return type(parts(explore(lambda **values: patch(), **parameters))[0][0]).__name__
 
     assert kinds(a=[1, 5]) == "IntSlider"
     assert kinds(a=[0.0, 1.0]) == "FloatSlider"
     assert kinds(a=[0.1, 1.0, 10.0]) == "FloatLogSlider"
     assert kinds(a=["mean", "wasserstein"]) == "SelectionSlider"
     assert kinds(a=[True, False]) == "SelectionSlider"
+    assert kinds(a=[0.1, 1.0, 10.0], between=False) == "SelectionSlider"
 
 
-def test_live_opens_on_start():
-    box = explore(patch, shade=[0.1, 0.2, 0.3], start={"shade": 0.2}, labels={"shade": "σ"}).live()
-    assert box.children[1].value == 0.2
-    assert box.children[1].description == "σ"
+def test_sliders_open_on_start_with_their_words():
+    (slider,), _ = parts(explore(patch, shade=[0.1, 0.2, 0.3], start={"shade": 0.2}, labels={"shade": "σ"}))
+    assert (slider.value, slider.description) == (0.2, "σ")
+
+
+# --- pictures in a notebook
+
+
+def test_pictures_have_one_width_twice_the_pixels_and_white_ground():
+    figure, ax = plt.subplots(figsize=(5, 3))
+    ax.plot(np.random.default_rng(0).random(50))
+    png, shown_at = figures._shown(figure)
+    picture = Image.open(io.BytesIO(png)).convert("RGBA")
+    assert (picture.size, shown_at) == ((1280, 768), {"width": 640, "height": 384})
+    assert picture.getpixel((0, 0)) == (255, 255, 255, 255)
+    assert len(png) <= 50_000
+    assert figures.boxes_of(png) == []
+
+
+def test_pictures_say_where_their_colours_are_kept_in_the_dark():
+    figure, (left, right) = plt.subplots(1, 2, figsize=(4, 2), layout="none")
+    left.set_position([0.25, 0.1, 0.25, 0.5])
+    left.imshow(np.eye(3), aspect="auto")
+    right.plot([0, 1])
+    (box,) = figures.boxes_of(figures._png_of(figure))
+    np.testing.assert_allclose(box, [25, 40, 25, 50], atol=0.1)
+    assert figures.kept_boxes([box]).startswith('<i style="left: 25')
+
+
+def test_letters_are_no_larger_than_the_text_and_readable_on_a_phone():
+    """16 pixels is the text; a phone shows 390 of the 640 pixels that a figure is wide."""
+    sizes = [mpl.rcParams[f"{name}size"] for name in ("font.", "axes.label", "axes.title", "xtick.label")]
+    sizes.append(mpl.rcParams["legend.fontsize"])
+    pixels = [size / 72 / figures.WIDTH * figures.TEXT_PIXELS for size in sizes]
+    assert max(pixels) <= 16
+    assert min(pixels) * 390 / 640 >= 9
 
 
 # --- house style
@@ -297,11 +392,20 @@ def test_colours_are_told_apart_by_colour_blind_readers(sight):
         assert np.linalg.norm(seen[a] - seen[b]) > 15, (a, b)
 
 
-def test_colours_stand_out_from_the_face():
+def turned(color: str) -> str:
+    """What `invert(1) hue-rotate(180deg)` makes of a colour, the dark page's part of the house style."""
+    hue = [[-0.574, 1.43, 0.144], [0.426, 0.43, 0.144], [0.426, 1.43, -0.856]]
+    return mpl.colors.to_hex(np.clip(np.array(hue) @ (1 - np.array(mpl.colors.to_rgb(color))), 0, 1))
+
+
+@pytest.mark.parametrize(("seen", "ground"), [(str, COLORS["face"]), (turned, "#121212")], ids=["light", "dark"])
+def test_colours_stand_out_from_the_ground(seen, ground):
     """WCAG asks a contrast of 3 for graphics and 4.5 for text."""
-    luminance = {name: np.dot([0.2126, 0.7152, 0.0722], linear(color)) for name, color in COLORS.items()}
+    weights = [0.2126, 0.7152, 0.0722]
+    below = np.dot(weights, linear(ground))
     for name in [*MARKERS, "ink"]:
-        contrast = (luminance["face"] + 0.05) / (luminance[name] + 0.05)
+        above = np.dot(weights, linear(seen(COLORS[name])))
+        contrast = (max(above, below) + 0.05) / (min(above, below) + 0.05)
         assert contrast > (4.5 if name == "ink" else 3.0), name
 
 
@@ -315,10 +419,9 @@ def test_figures_are_opaque_and_light():
     scatter_domains(
         np.random.default_rng(0).normal(size=(400, 2)), np.random.default_rng(1).normal(size=(400, 2)), ax=ax
     )
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    assert len(file.getvalue()) <= 150_000
-    assert np.asarray(Image.open(file).convert("RGBA"))[..., 3].min() == 255
+    png = figures._png_of(figure)
+    assert len(png) <= 150_000
+    assert np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))[..., 3].min() == 255
 
 
 def test_svg_repeats():
