@@ -71,9 +71,10 @@ class Page:
     number: int | None
     is_notebook: bool
     texts: tuple[str, ...]
+    chapter: int | None = None  # whose equations and exercises it goes on counting, if it is a section of a chapter
 
 
-def read_page(folder: Path, name: str, number: int | None) -> Page:
+def read_page(folder: Path, name: str, number: int | None, chapter: int | None = None) -> Page:
     """A page from its notebook or its Markdown file."""
     path = folder / f"{name}.ipynb"
     if path.exists():
@@ -82,17 +83,20 @@ def read_page(folder: Path, name: str, number: int | None) -> Page:
     else:
         texts = (path.with_suffix(".md").read_text(encoding="utf-8"),)
     heading = re.search(r"^# (.+)$", "\n\n".join(texts), flags=re.MULTILINE)
-    return Page(name, heading[1].strip() if heading else name, number, path.exists(), texts)
+    return Page(name, heading[1].strip() if heading else name, number, path.exists(), texts, chapter)
 
 
 def read_pages(folder: Path) -> list[Page]:
-    """All pages in the order of the contents; chapters are those of the parts that are numbered."""
+    """All pages in the order of the contents; the parts that are numbered hold the chapters, with their sections."""
     contents = yaml.safe_load((folder / "_toc.yml").read_text(encoding="utf-8"))
     pages, chapter = [read_page(folder, contents["root"], None)], 0
     for part in contents["parts"]:
         for entry in part["chapters"]:
             chapter += bool(part.get("numbered"))
-            pages.append(read_page(folder, entry["file"], chapter if part.get("numbered") else None))
+            number = chapter if part.get("numbered") else None
+            sections = [section["file"] for section in entry.get("sections", ()) if "file" in section]
+            pages.append(read_page(folder, entry["file"], number))
+            pages += [read_page(folder, name, None, number) for name in sections]
     return pages
 
 
@@ -119,9 +123,10 @@ class Book:
         counters: dict[str, Counter[int | None]] = {"equation": Counter(), "exercise": Counter()}
         for page in self.pages.values():
             for kind, label in _numbered(page):
-                counters[kind][page.number] += 1
-                count = counters[kind][page.number]
-                number = f"{page.number}.{count}" if page.number else str(count)
+                chapter = page.number or page.chapter
+                counters[kind][chapter] += 1
+                count = counters[kind][chapter]
+                number = f"{chapter}.{count}" if chapter else str(count)
                 (self.equations if kind == "equation" else self.exercises)[label] = number
                 if kind == "exercise":
                     self.where[label] = page.name

@@ -79,6 +79,8 @@ class Method:
         ``builder(network, num_classes, seed, **settings)``, where the symbol's own signature does not say it all.
     prepares : bool
         Whether the symbol is a function of a network and target images, and changes the network before it is scored.
+    section : str, optional
+        The page below the chapter's on which it is taught, if it has one.
     """
 
     name: str
@@ -93,11 +95,12 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     builder: Callable[..., Objective] | None = None
     prepares: bool = False
+    section: str | None = None
 
     @property
     def page(self) -> str | None:
-        """The chapter's path below ``book/``, without suffix."""
-        return None if self.chapter is None else CHAPTERS[self.chapter]
+        """Path below ``book/``, without suffix, of its section or else of the chapter."""
+        return self.section or (None if self.chapter is None else CHAPTERS[self.chapter])
 
     @property
     def is_objective(self) -> bool:
@@ -200,6 +203,7 @@ _CHANG = "Chang, You, Seo, Kwak, Han, CVPR 2019"
 _WANG = "Wang, Jin, Long, Wang, Jordan, NeurIPS 2019"
 _O = "deeptransfer.objectives."
 _N = "deeptransfer.normalization."
+_WHITENING = "part4/whitening"
 _DISCRIMINATOR = "a discriminator of the features, trained along"
 
 _RECORDS = (
@@ -236,7 +240,7 @@ _RECORDS = (
     Method("pseudo-labels", "Pseudo-labels", "Lee, ICML workshop 2013", 13, "prediction",
            CLUSTERS, (UNLABELLED,), "none beyond the forward pass", _O + "PseudoLabels"),
     Method("mec", "Min-entropy consensus (MEC)", "Roy et al., CVPR 2019", 10, "prediction",
-           CLUSTERS, (UNLABELLED, VIEWS), "a second pass of the target images", _O + "MEC"),
+           CLUSTERS, (UNLABELLED, VIEWS), "a second pass of the target images", _O + "MEC", section=_WHITENING),
     Method("bn", "Batch normalisation (BatchNorm)", "Ioffe, Szegedy, ICML 2015", 9, "normalization",
            "none: the pooled batch is one population", (), "none", "torch.nn.BatchNorm2d"),
     Method("adabn", "Adaptive batch normalisation (AdaBN)", "Li, Wang, Shi, Hou, Liu, Pattern Recognition 2018", 9,
@@ -262,7 +266,7 @@ _RECORDS = (
            "as BatchNorm, and four C × C attention matrices a layer", _N + "ReciprocalNorm2d"),
     Method("whitening", "Domain-specific whitening (DWT)", "Roy et al., CVPR 2019", 10, "normalization",
            "covariances of neighbouring channels differ, what a channel stands for is shared", (UNLABELLED,),
-           "a Cholesky factor per group of channels", _N + "DomainWhitening2d"),
+           "a Cholesky factor per group of channels", _N + "DomainWhitening2d", section=_WHITENING),
     Method("prediction-time", "Prediction-time batch normalisation",
            "Nado et al., 2020; Schneider et al., NeurIPS 2020", None, "test-time", STATISTICS,
            (START, "target images in batches"), "none", _N + "prediction_time"),

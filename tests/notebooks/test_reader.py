@@ -29,6 +29,8 @@ parts:
   numbered: 1
   chapters:
   - file: part1/first
+    sections:
+    - file: part1/beside
   - file: part1/second
 - caption: In use
   chapters:
@@ -54,6 +56,7 @@ Why?
 :::
 """
 SECOND = "# The second\n\n- in a list\n\n  $$\n  c\n  $$ (eq-c)\n\n$$\nd\n$$\n\n$$\ne\n$$ (eq-e)\n"
+BESIDE = "# Beside\n\n$$\nb\n$$ (eq-b)\n"
 LATER = "# Later\n\n:::{exercise}\n:label: ex-later\nHow?\n:::\n\n:::{note}\n$$\nf\n$$ (eq-f)\n:::\n"
 ADDRESS = "https://example.org/book/"
 
@@ -67,12 +70,12 @@ def glue(name: str, value: object) -> NotebookNode:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A book of two chapters with numbers and three pages without."""
+    """A book of two chapters with numbers, a section of the first, and three pages without."""
     for name, text in (("_toc.yml", TOC), ("references.bib", REFERENCES), ("index.md", "# Start\n")):
         (tmp_path / name).write_text(text, encoding="utf-8")
     (tmp_path / "words.md").write_text("# Words\n", encoding="utf-8")
     (tmp_path / "part1").mkdir()
-    for name, text in (("part1/first", FIRST), ("part1/second", SECOND), ("later", LATER)):
+    for name, text in (("part1/first", FIRST), ("part1/beside", BESIDE), ("part1/second", SECOND), ("later", LATER)):
         nbformat.write(new_notebook(cells=[new_markdown_cell(text)]), tmp_path / f"{name}.ipynb")
     return tmp_path
 
@@ -90,10 +93,10 @@ def published(folder: Path) -> Context:
 
 def test_numbers_are_those_of_the_built_book(folder: Path) -> None:
     book = Book(folder)
-    assert book.equations == {"eq-a": "1.1", "eq-c": "2.1", "eq-e": "2.2", "eq-f": "1"}
+    assert book.equations == {"eq-a": "1.1", "eq-b": "1.2", "eq-c": "2.1", "eq-e": "2.2", "eq-f": "1"}
     assert book.exercises == {"ex-first": "1.1", "ex-later": "1"}
     assert {page.name: page.number for page in book.pages.values()} == {
-        "index": None, "words": None, "part1/first": 1, "part1/second": 2, "later": None,
+        "index": None, "words": None, "part1/first": 1, "part1/beside": None, "part1/second": 2, "later": None,
     }  # fmt: skip
     assert book.pages["part1/first"].title == "The *first* chapter"
 
