@@ -15,8 +15,9 @@ from reading_order import draw, read_order, row_of
 from deeptransfer.catalogue import CHAPTERS
 
 CONFIG = """extensions = ["myst_nb", "sphinx_exercise"]
-extensions += ["equations", "figure_numbers", "glossary_links", "library", "method_map", "solutions", "status"]
+extensions += ["equations", "figure_numbers", "folds", "glossary_links", "library", "method_map", "solutions", "status"]
 nb_execution_mode = "off"
+exercise_style = "solution_follow_exercise"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 html_theme = "basic"
 html_sourcelink_suffix = ""
@@ -78,6 +79,13 @@ def write_book(folder: Path) -> Path:
         code("show(1)", outputs=shows(PICTURE), metadata={"caption": "A caption."}),
         code("print(1)", outputs=[nbformat.v4.new_output("stream", text="no picture")]),
         code("show(2)", outputs=shows(SLIDERS), metadata={"tags": ["hide-cell"]}),
+        markdown("## A bet\n\nMore, or less?"),
+        code("tell(1)", outputs=[nbformat.v4.new_output("stream", text="more")], metadata={"tags": ["fold-answer"]}),
+        code("not_told()"),
+        code("tell(2)", outputs=shows(PICTURE), metadata={"tags": ["fold-answer"]}),
+        markdown(":::{admonition} What came out\n:class: dropdown, tip\nMore.\n:::\n\nText between."),
+        code("tell(3)", metadata={"tags": ["fold-answer"]}),
+        code("tell(4)", metadata={"tags": ["fold-answer"]}),
         markdown("$$\nb\n$$ (eq-two)\n\n## Exercises\n\n```{exercise}\n:label: ex-a\nQuestion\n```\n\n"
                  "````{solution} ex-a\n:class: dropdown\nAnswer\n````"),
         code("the_solution()", metadata={"tags": ["hide-cell"]}),
@@ -166,8 +174,42 @@ def test_formula_without_an_entry_and_code_that_is_gone_are_warnings(changed: tu
 def test_pictures_and_sliders_are_numbered_and_nothing_else(whole: Path) -> None:
     chapter = parse(whole / "part2" / "mmd.html")
     numbers = [number.get_text() for number in chapter.select(".figure-number")]
-    assert numbers == ["Figure 3.1: A caption.", "Figure 3.2"]
+    assert numbers == ["Figure 3.1: A caption.", "Figure 3.2", "Figure 3.3"]
     assert chapter.find(id="figure-3-2").find_previous(class_="explore")
+
+
+def lines_of_folds(part: BeautifulSoup) -> list[str]:
+    return [line.get_text() for line in part.select("details.fold > summary")]
+
+
+def test_what_gives_an_answer_away_is_folded_with_it(whole: Path) -> None:
+    """The cells that are not tagged stay open where they are."""
+    bet = parse(whole / "part2" / "mmd.html").find(id="a-bet")
+    told, alone = bet.select("details.answer")
+    assert lines_of_folds(told.parent)[:3] == ["What came out", "Code", "Code of the figure"]
+    assert lines_of_folds(alone.parent)[3:] == ["The numbers, after you have bet", "Code", "Code"]
+    words = told.get_text()
+    places = [words.index(word) for word in ("tell(1)", "more", "tell(2)", "Figure 3.3", "More.")]
+    assert places == sorted(places)
+    for cell in ("tell(3)", "tell(4)"):
+        assert cell in alone.get_text()
+    for fold in (told, alone):
+        fold.extract()
+    left = bet.get_text()
+    assert "not_told()" in left
+    assert "Text between." in left
+    assert "tell" not in left.replace("not_told", "")
+
+
+def test_folds_say_in_plain_words_what_they_hold(whole: Path, changed: tuple[Path, str]) -> None:
+    """A solution and the cells that run it are one fold."""
+    page = parse(whole / "part2" / "mmd.html")
+    assert lines_of_folds(page)[0] == "Figure and its code"
+    (solution,) = page.select("details.solution")
+    assert lines_of_folds(solution.parent) == ["Solution, run"]
+    assert "the_solution()" in solution.get_text()
+    assert "Show code cell" not in page.get_text()
+    assert not parse(changed[0] / "part2" / "mmd.html").select("details.solution")
 
 
 def test_first_use_of_a_term_in_prose_leads_to_the_glossary(whole: Path) -> None:
