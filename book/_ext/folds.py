@@ -5,12 +5,15 @@ A fold is a ``details`` of HTML, which needs no script. Its line says in plain w
 - the code of a cell with the tag ``hide-input``, and a whole cell with the tag ``hide-cell``;
 - a solution, and in the same fold the cells with the tag ``hide-cell`` right behind it;
 - an admonition of the class ``dropdown``, under its title;
+- the functions ``check_…`` of a cell that calls ``attempt``: a reader of an exercise needs the stub;
 - a cell with the tag ``fold-answer``, which would give the answer to a prediction away: it comes into the fold of the answer
   if nothing but code cells lies between the two, and else into one of its own.
 """
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,6 +65,7 @@ def fold_parts(_: Sphinx, document: nodes.document) -> None:
             del cell["hide_mode"]  # one fold is enough
     for cell in [node for node in document.findall(nodes.container) if is_cell(node)]:
         _fold_code(cell)
+        _fold_check(cell)
     for answer in [node for node in document.findall(nodes.admonition) if is_answer(node)]:
         _fold_answer(answer)
     for cell in [node for node in document.findall(nodes.container) if is_cell(node, ANSWER)]:
@@ -87,6 +91,36 @@ def _fold_code(cell: nodes.Element) -> None:
         return
     cell.attributes.pop("hide_mode", None)
     cell.setup_child(cell.children[0])
+
+
+def split_check(source: str) -> tuple[str, str]:
+    """The code of an exercise without the functions that check an answer, and these; all of other code, and nothing."""
+    try:
+        parts = ast.parse(source).body
+    except SyntaxError:  # magics of IPython
+        return source, ""
+    if not any(isinstance(part, ast.Expr) and ast.unparse(part).startswith("attempt(") for part in parts):
+        return source, ""
+    lines, checks = source.split("\n"), []
+    for part in parts:
+        if isinstance(part, ast.FunctionDef) and part.name.startswith("check_"):
+            span = slice(part.lineno - 1, part.end_lineno)
+            checks.append("\n".join(lines[span]))
+            lines[span] = [""] * len(lines[span])
+    return re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines)).strip("\n"), "\n\n\n".join(checks)
+
+
+def _fold_check(cell: nodes.Element) -> None:
+    for block in [part for part in cell.children if part.get("nb_element") == "cell_code_source"]:
+        (code,) = (part for part in block.children if isinstance(part, nodes.literal_block))
+        rest, check = split_check(code.astext())
+        if check:
+            folded = nodes.container("", code.deepcopy(), classes=block["classes"])
+            for part, text in ((code, rest), (folded.children[0], check)):
+                part.rawsource = text
+                part.children = [nodes.Text(text)]
+                part.setup_child(part.children[0])
+            cell += make_fold("The check", [folded])
 
 
 def _behind(solution: nodes.Element) -> Iterator[nodes.Element]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from folds import split_check
 from notebooks import BOOK
 from reading import other_modules, run_reading
 from reading_order import draw, read_order, row_of
@@ -89,6 +90,7 @@ def write_book(folder: Path) -> Path:
         markdown("$$\nb\n$$ (eq-two)\n\n## Exercises\n\n```{exercise}\n:label: ex-a\nQuestion\n```\n\n"
                  "````{solution} ex-a\n:class: dropdown\nAnswer\n````"),
         code("the_solution()", metadata={"tags": ["hide-cell"]}),
+        code("def stub(x):\n    pass\n\n\ndef check_stub(answer):\n    assert answer(1) == 2\n\n\nattempt(check_stub, stub)"),
         markdown("## References"),
     ]  # fmt: skip
     (folder / "part2").mkdir(parents=True)
@@ -145,12 +147,17 @@ def test_what_only_running_needs_is_out_of_reach() -> None:
     assert "halted" in run_reading("import numpy").stderr
 
 
-def test_formula_is_followed_by_code_and_test(whole: Path) -> None:
+def test_formula_is_followed_by_links_to_code_and_test(whole: Path) -> None:
+    """A formula that the chapter's own cells compute is followed by nothing: they are beside it."""
     chapter = parse(whole / "part2" / "mmd.html")
     first, second = (chapter.find(id=f"equation-eq-{name}").find_next_sibling() for name in ("one", "two"))
-    assert first.get_text() == "implemented in mmd2 · tested by test_mmd2_equals_the_loop"
-    assert first.a["href"] == "../index.html#deeptransfer.discrepancy.mmd2"
-    assert second.get_text() == "implemented in this chapter’s cells · tested by this chapter’s cells"
+    assert first.get_text() == "code: mmd2 · test"
+    code, test = first.select("a")
+    assert code["href"] == "../index.html#deeptransfer.discrepancy.mmd2"
+    assert test["href"] == "../equations.html#source-eq-one"
+    assert test["title"] == "tested by test_mmd2_equals_the_loop"
+    assert second is None
+    assert parse(whole / "equations.html").find(id="source-eq-one").get_text().startswith("(1): implemented in mmd2")
 
 
 def test_page_of_equations_lists_all_in_order_with_formula_number_and_links(whole: Path) -> None:
@@ -161,6 +168,7 @@ def test_page_of_equations_lists_all_in_order_with_formula_number_and_links(whol
         lines[0].get_text()
         == "(1): implemented in mmd2 · tested by tests/unit/test_discrepancy.py::test_mmd2_equals_the_loop"
     )
+    assert lines[1].get_text() == "(2): implemented in the chapter’s cells · tested by the chapter’s cells"
     assert [part.get_text().split() for part in page.select("div.math")] == [["\\[", name, "\\]"] for name in "ab"]
     assert page.select("script[src*=athjax]"), "nothing would set the formulas"
 
@@ -210,6 +218,21 @@ def test_folds_say_in_plain_words_what_they_hold(whole: Path, changed: tuple[Pat
     assert "the_solution()" in solution.get_text()
     assert "Show code cell" not in page.get_text()
     assert not parse(changed[0] / "part2" / "mmd.html").select("details.solution")
+
+
+def test_check_of_an_exercise_is_folded_and_its_stub_is_not(whole: Path) -> None:
+    page = parse(whole / "part2" / "mmd.html")
+    (fold,) = [fold for fold in page.select("details.fold") if fold.summary.get_text() == "The check"]
+    shown = fold.parent.select_one(".cell_input").get_text()
+    assert "def stub(x):" in shown
+    assert "attempt(check_stub, stub)" in shown
+    assert "assert answer(1)" not in shown
+    assert "assert answer(1) == 2" in fold.get_text()
+
+
+def test_code_without_an_exercise_is_shown_whole() -> None:
+    for source in ("def check_it():\n    pass\n\n\ncheck_it()", "%timeit 1", "attempt(check, answer)"):
+        assert split_check(source) == (source, "")
 
 
 def test_first_use_of_a_term_in_prose_leads_to_the_glossary(whole: Path) -> None:
