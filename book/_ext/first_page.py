@@ -57,7 +57,7 @@ class Accuracy(SphinxRole):
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         note_grid(self.env, self.text)
-        return [nodes.Text(f"{accuracy(self.text)[0]:.0f} %")], []
+        return [nodes.Text(f"{accuracy(self.text)[0]:.0f}\u00a0%")], []
 
 
 def note_grid(env: Any, asked: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from first_page import accuracy
 from folds import split_check
 from notebooks import BOOK
 from reading import other_modules, run_reading
@@ -266,12 +268,29 @@ def test_downloads_lose_the_solutions_too(whole: Path, changed: tuple[Path, str]
     assert "show(2)" in text
 
 
+def test_an_accuracy_is_the_mean_of_the_runs_of_one_recipe() -> None:
+    stored = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (BOOK.parent / "data" / "results" / "chapter3").glob("print-to-pen_source-only_bn_seed*.json")
+    ]
+    for of, values in (
+        ("target", [run["selections"]["last"]["accuracy"] for run in stored]),
+        ("source", [run["curve"][-1]["source"] for run in stored]),
+    ):
+        mean, count = accuracy(f"chapter3 objective=source-only source=print of={of}")
+        assert count == len(stored) > 1
+        assert mean == pytest.approx(100 * sum(values) / count)
+    for several in ("chapter3 source=print", "chapter3 objective=none"):
+        with pytest.raises(ValueError, match="asks for one recipe"):
+            accuracy(several)
+
+
 def test_reading_order_knows_every_chapter_and_never_points_forward() -> None:
     order = read_order(BOOK / "reading.toml")
     pages = list(CHAPTERS.values())
     assert list(order) == pages
     for page, facts in order.items():
-        assert set(facts) == {"short", "column", "needs", "helps"}
+        assert set(facts) == {"short", "sentence", "column", "needs", "helps"}
         assert all(pages.index(before) < pages.index(page) for before in (*facts["needs"], *facts["helps"]))
     places = [(facts["column"], row_of(page, order)) for page, facts in order.items()]
     assert len(set(places)) == len(places), "two boxes at one place"
