@@ -29,6 +29,16 @@ def add_filter(app: Sphinx) -> None:
         environment.filters["without"] = without
 
 
+def no_formula_no_mathjax(
+    _: Sphinx, page: str, template: str, context: dict[str, Any], document: nodes.document | None
+) -> None:
+    """Sphinx loads it too where only a page further down the contents has formulas."""
+    if document is not None and not any(document.findall(lambda node: isinstance(node, nodes.math | nodes.math_block))):
+        context["script_files"] = [
+            file for file in context["script_files"] if "mathjax" not in str(getattr(file, "filename", file) or "")
+        ]
+
+
 def print_buttons(
     _: Sphinx, page: str, template: str, context: dict[str, Any], document: nodes.document | None
 ) -> None:
@@ -65,6 +75,7 @@ def describe_for_links(
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", add_filter)
+    app.connect("html-page-context", no_formula_no_mathjax, priority=900)
     app.connect("html-page-context", print_buttons, priority=900)
     app.connect("html-page-context", describe_for_links, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -25,7 +25,9 @@ class KeepTogether(SphinxPostTransform):
             before, behind = _text(parent, place - 1, BEFORE), _text(parent, place + 1, BEHIND)
             if not before and not behind:
                 continue
-            kept = nodes.inline("", "", nodes.Text(before), formula.deepcopy(), nodes.Text(behind), classes=["together"])
+            kept = nodes.inline(
+                "", "", nodes.Text(before), formula.deepcopy(), nodes.Text(behind), classes=["together"]
+            )
             parent.replace(formula, kept)
             if behind:
                 parent.replace(parent[place + 1], nodes.Text(parent[place + 1].astext().removeprefix(behind)))

@@ -125,7 +125,8 @@ def test_paper_has_what_is_unfolded_and_on_demand_the_solutions(site: Path, visi
 
 
 @pytest.mark.parametrize(("words", "found"), [
-    ("GRL", "glossary.html"), ("Sinkhorn", "glossary.html"), ("bandwidth", "part2/mmd.html"), ("transfer", "index.html"),
+    ("GRL", "glossary.html"), ("Sinkhorn", "glossary.html"),
+    ("bandwidth", "part2/mmd.html"), ("transfer", "index.html"),
 ])  # fmt: skip
 def test_search_finds_usual_names_and_shows_where_without_a_server(
     site: Path, visit: Callable[..., Page], words: str, found: str
