@@ -3,8 +3,8 @@
     python scripts/front_page.py
 
 ``book/_static/digits.png`` holds the first test images of `print` and of `pen` side by side, 28 × 28 pixels each; which
-of the written ones a network gets wrong the page takes from the stored results. Both pictures are kept with the book, so
-that building it needs neither PyTorch nor fonts; a test makes them again.
+of the written ones a network gets wrong the page takes from the stored results. Both pictures are kept with the book:
+building it needs neither PyTorch nor fonts. A test makes them again.
 """
 
 from __future__ import annotations

@@ -216,8 +216,8 @@ class AutoFunction(Described):
 def first_sentence(module: griffe.Module) -> str:
     """What a module says that it is."""
     paragraph = " ".join(text_of(module).split("\n\n")[0].split())
-    found = re.match(r".+?[.:](?=\s|$)", paragraph)
-    return (found[0] if found else paragraph).rstrip(":.") + "."
+    found = re.match(r".+?\.(?=\s|$)", paragraph)
+    return found[0] if found else f"{paragraph}."
 
 
 class ModuleList(SphinxDirective):

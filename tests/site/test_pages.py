@@ -149,7 +149,7 @@ def test_no_line_can_begin_with_the_sign_behind_a_formula(pages: list[Path]) -> 
 
 def test_pictures_of_the_first_page_are_those_of_the_domains() -> None:
     with Image.open(BOOK / "_static" / "digits.png") as kept:
-        assert list(kept.getdata()) == list(sprite().getdata())
+        assert kept.tobytes() == sprite().tobytes()
     with Image.open(BOOK / "_static" / "cover.png") as kept:
         assert kept.size == COVER
 
@@ -162,9 +162,10 @@ def test_a_shared_link_shows_the_cover(pages: list[Path], site: Path) -> None:
 
 
 def test_every_module_has_a_sentence_in_the_list(site: Path) -> None:
-    lines = [line.get_text() for line in parse(site / "api.html").select("article li:has(> p > a[href^='api/'])")]
+    (listed,) = parse(site / "api.html").select("article section > ul")
+    lines = [line.get_text().strip() for line in listed.select("li")]
     assert [line.partition(":")[0] for line in lines] == sorted(path.stem for path in (BOOK / "api").glob("*.md"))
-    assert all(re.fullmatch(r"\w+: .{20,}\.", line.strip()) for line in lines)
+    assert all(re.fullmatch(r"\w+: .{20,}\.", line) for line in lines)
 
 
 def test_every_module_has_a_reference_page() -> None:
