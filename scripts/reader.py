@@ -7,8 +7,8 @@
 At the top stands how to use it; before a cell that takes long what it does, and about how long.
 
 Text is as on the built page: numbers stand in the sentences, equations and exercises have their numbers, answers to
-predictions and solutions are folded. Cells that the page hides are collapsed. A copy that a reader has changed is never
-overwritten: the new version then lies beside it.
+predictions and solutions are folded. Cells that the page hides or that give an answer away are collapsed.
+A copy that a reader has changed is never overwritten: the new version then lies beside it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ YOURS = """\
 *This copy is yours. Shift+Enter runs a cell; a grey bar is the code of a figure, and a click opens it. Change what you
 like: numbers in the text stay those of the book's run, those of your own stand below the cells.*"""
 MARK = "reader"  # in the metadata of a copy: what was written
-HIDES_SOURCE = {"hide-input", "remove-input", "hide-cell", "remove-cell"}
-HIDES_OUTPUTS = {"hide-output", "remove-output", "hide-cell", "remove-cell"}
+ANSWER = "fold-answer"  # gives the answer to a prediction away
+HIDES_SOURCE = {"hide-input", "remove-input", "hide-cell", "remove-cell", ANSWER}
+HIDES_OUTPUTS = {"hide-output", "remove-output", "hide-cell", "remove-cell", ANSWER}
+BET = "**The numbers, after you have bet**, are in the cells below: unfold them."
 
 
 def glued_values(notebook: NotebookNode) -> dict[str, str]:
@@ -69,23 +71,28 @@ def make(notebook: NotebookNode, page: str, book: Book, solutions: bool = True) 
 def _cells(notebook: NotebookNode, context: Context, solutions: bool) -> Iterator[NotebookNode]:
     chapter, figures = context.book.pages[context.page].number, 0
     rest = deque(notebook.cells)
+    told = False
     while rest:
         cell = rest.popleft()
         if words := what_it_does(cell):
             yield _text(words, cell.id, "does")
         if cell.cell_type == "code":
+            if _has_tag(cell, ANSWER) and not told:
+                yield _text(BET, cell.id, "bet")
+            told = _has_tag(cell, ANSWER)
             yield _code(cell)
             if chapter and shows_a_picture(cell):
                 figures += 1
                 yield _text(_caption(f"Figure {chapter}.{figures}", cell), cell.id, "figure")
             continue
+        told = False
         parts = split_solutions(cell.source)
         for count, part in enumerate(parts):
             if not part.solves:
                 yield _text(convert(part.text, context), cell.id, count)
                 continue
             folded = []
-            while part is parts[-1] and rest and _is_folded(rest[0]):
+            while part is parts[-1] and rest and _has_tag(rest[0], "hide-cell"):
                 folded.append(rest.popleft())
             if solutions:
                 figures += sum(map(shows_a_picture, folded))
@@ -93,8 +100,8 @@ def _cells(notebook: NotebookNode, context: Context, solutions: bool) -> Iterato
                 yield nbformat.v4.new_code_cell(id=f"{cell.id}-{count}-yours")
 
 
-def _is_folded(cell: NotebookNode) -> bool:
-    return cell.cell_type == "code" and "hide-cell" in cell.metadata.get("tags", [])
+def _has_tag(cell: NotebookNode, tag: str) -> bool:
+    return cell.cell_type == "code" and tag in cell.metadata.get("tags", [])
 
 
 def _text(source: str, name: str, ending: str | int = 0) -> NotebookNode:

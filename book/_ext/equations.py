@@ -1,4 +1,4 @@
-"""Below each numbered equation a line that says what implements it and what tests it, and a page that lists them all.
+"""Below a numbered equation links to the code that implements it and to its tests, and a page that lists all equations.
 
 The facts are in ``equations.toml`` beside the pages, one table for each label::
 
@@ -7,7 +7,8 @@ The facts are in ``equations.toml`` beside the pages, one table for each label::
     tests = ["tests/unit/test_discrepancy.py::test_mmd2_equals_the_loop"]
 
 ``cell = true`` says that the chapter's own cells compute it, a notebook among the tests that its cells check it.
-The directive ``equation-index`` makes the list.
+The directive ``equation-index`` makes the list, on the page ``equations``. Below an equation that only the chapter's own
+cells compute stands nothing: they are beside it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from sphinx.util.docutils import SphinxDirective
 from tables import link_to_code
 
 REGISTER = "equations.toml"
-CELLS = "this chapter’s cells"
+PAGE = "equations"
+CELLS = "the chapter’s cells"
 
 
 @dataclass(frozen=True)
@@ -64,33 +66,33 @@ def read_register(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def describe(entry: Entry, document: str, whole_names: bool = False) -> list[nodes.Node]:
-    """The words, with links, of the line below an equation.
+def short_links(entry: Entry, label: str, app: Sphinx) -> list[nodes.Node]:
+    """The words below an equation: what computes it by name, and the way to its tests on the page of all equations."""
+    here = app.env.docname
+    tests = ", ".join(name.rpartition("::")[2] for name in entry.tests)
+    target = f"{app.builder.get_relative_uri(here, PAGE)}#{anchor(label)}"
+    return [
+        nodes.Text("code: "),
+        *_listed([link_to_code(path, here) for path in entry.code]),
+        nodes.Text(" · "),
+        nodes.reference("", "", nodes.Text("test"), internal=True, refuri=target, reftitle=f"tested by {tests}"),
+    ]
 
-    Parameters
-    ----------
-    entry
-        What is known of the equation.
-    document
-        The page that the words stand on.
-    whole_names
-        Whether a test is named with its file.
-    """
-    makers: list[nodes.Node] = [link_to_code(path, document) for path in entry.code]
+
+def anchor(label: str) -> str:
+    """Where the page of all equations tells of one."""
+    return nodes.make_id(f"source-{label}")
+
+
+def describe(entry: Entry) -> list[nodes.Node]:
+    """The words, with links, on the page of all equations."""
+    makers: list[nodes.Node] = [link_to_code(path, PAGE) for path in entry.code]
     makers += [nodes.Text(CELLS)] * entry.cell
     tests: list[nodes.Node] = []
     for name in entry.tests:
-        if PurePosixPath(name).suffix == ".ipynb":
-            tests.append(nodes.Text(CELLS))
-        else:
-            shown = name if whole_names else name.rpartition("::")[2]
-            tests.append(nodes.literal(shown, shown))
-    return [
-        nodes.Text("implemented in "),
-        *_listed(makers),
-        nodes.Text(" · tested by "),
-        *_listed(tests),
-    ]
+        notebook = PurePosixPath(name).suffix == ".ipynb"
+        tests.append(nodes.Text(CELLS) if notebook else nodes.literal(name, name))
+    return [nodes.Text("implemented in "), *_listed(makers), nodes.Text(" · tested by "), *_listed(tests)]
 
 
 def _listed(items: list[nodes.Node]) -> Iterator[nodes.Node]:
@@ -109,7 +111,7 @@ def _labelled(
 
 
 def add_lines(app: Sphinx, document: nodes.document) -> None:
-    """Put the line below each numbered equation of a page that was just read."""
+    """Put the links below the numbered equations of a page that was just read."""
     env = app.env
     equations = list(_labelled(document))
     if not equations:
@@ -119,11 +121,12 @@ def add_lines(app: Sphinx, document: nodes.document) -> None:
     entries = read_register(register)
     for equation, label in equations:
         if label in entries:
-            words = describe(entries[label], env.docname)
-            equation.parent.insert(
-                equation.parent.index(equation) + 1,
-                nodes.paragraph("", "", *words, classes=["equation-source"]),
-            )
+            if entries[label].code:
+                words = short_links(entries[label], label, app)
+                equation.parent.insert(
+                    equation.parent.index(equation) + 1,
+                    nodes.paragraph("", "", *words, classes=["equation-source"]),
+                )
         else:
             logging.getLogger(__name__).warning(
                 "no entry [%s] in %s: say what computes and what tests this equation", label, REGISTER,
@@ -180,15 +183,14 @@ class FillIndex(SphinxPostTransform):
                 "", nodes.inline(), refdomain="math", reftype="eq", reftarget=equation["label"], refdoc=here,
                 refwarn=True,
             )  # fmt: skip
-            words = describe(entry, here, whole_names=True)
-            words = [nodes.Text("the chapter’s cells") if word == CELLS else word for word in words]
             section += nodes.paragraph(
                 "",
                 "",
                 number,
                 nodes.Text(": "),
-                *words,
+                *describe(entry),
                 classes=["equation-source"],
+                ids=[anchor(equation["label"])],
             )
         return section
 

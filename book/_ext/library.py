@@ -1,7 +1,7 @@
 """The pages of the library, made from its source and not by importing it: to build the book PyTorch is not needed.
 
 The directive ``automodule`` shows what a module offers under ``:members:``, as that of ``sphinx.ext.autodoc`` does: each
-public name that has a docstring, in the order of ``__all__`` or else of the source; ``autofunction`` shows one. Names are resolved by griffe, docstrings
+public name that has a docstring, in the order of ``__all__`` or else of the source; ``autofunction`` shows one, ``module-list`` has a sentence for each module. Names are resolved by griffe, docstrings
 are read by napoleon, and viewcode gets the source from here too.
 """
 
@@ -213,6 +213,30 @@ class AutoFunction(Described):
         self._describe(named.module, named.name, named, "")
 
 
+def first_sentence(module: griffe.Module) -> str:
+    """What a module says that it is."""
+    paragraph = " ".join(text_of(module).split("\n\n")[0].split())
+    found = re.match(r".+?\.(?=\s|$)", paragraph)
+    return found[0] if found else f"{paragraph}."
+
+
+class ModuleList(SphinxDirective):
+    """A line for each page of the folder ``api``: the module and its first sentence."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = StringList()
+        for page in sorted(page for page in self.env.found_docs if page.startswith("api/")):
+            module = find(f"{PACKAGE}.{page.removeprefix('api/')}")
+            if not isinstance(module, griffe.Module):
+                raise self.error(f"the page {page} has the name of no module")
+            self.env.note_dependency(str(module.filepath))
+            lines.append(f"- :doc:`{module.name} </{page}>`: {first_sentence(module)}", str(module.filepath), 0)
+        place = nodes.Element()
+        place.document = self.state.document
+        self.state.nested_parse(lines, 0, place)
+        return place.children
+
+
 def find_source(_: Sphinx, module: str) -> tuple[str, dict[str, tuple[str, int, int]]] | None:
     """For viewcode: a module's text, and the lines of each definition."""
     if find(module) is None:
@@ -231,6 +255,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.setup_extension("sphinx.ext.viewcode")
     app.add_directive("automodule", AutoModule, override=True)
     app.add_directive("autofunction", AutoFunction, override=True)
+    app.add_directive("module-list", ModuleList)
     app.connect("viewcode-find-source", find_source)
     app.connect("viewcode-follow-imported", follow_imported)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -15,7 +15,7 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from deeptransfer.catalogue import CHAPTERS
 from tables import link_to_page, make_table
@@ -103,6 +103,23 @@ def _way(start: tuple[float, float], end: tuple[float, float]) -> str:
     return f"M{x0} {y0}C{x0} {y0 + GAP_Y} {x1} {y1 - GAP_Y} {x1} {y1}"
 
 
+def together(minutes: int) -> str:
+    """Minutes as a reader plans them."""
+    return f"{minutes / 60:.0f} hours" if minutes >= 90 else f"{minutes} min"
+
+
+class ReadingTime(SphinxRole):
+    """How long all chapters take: ``{reading-time}`chapters```."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        total = 0
+        for page in CHAPTERS.values():
+            path = Path(self.env.srcdir, f"{page}.ipynb")
+            self.env.note_dependency(str(path))
+            total += minutes_to_read(json.loads(path.read_text(encoding="utf-8"))) or 0
+        return [nodes.Text(together(total))], []
+
+
 class ReadingOrder(SphinxDirective):
     """The drawing and the table of the chapters that are in the book."""
 
@@ -136,12 +153,12 @@ class ReadingOrder(SphinxDirective):
                     seconds,
                 )
             )
-        hours = f"{total / 60:.0f} hours" if total >= 90 else f"{total} min"
-        rows.append(("", "together", "", hours, ""))
+        rows.append(("", "together", "", together(total), ""))
         table = make_table(("", "Chapter", "Read before", "To read", "To run"), rows)
         return [nodes.raw("", draw(order, titles, links), format="html"), table]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("reading-order", ReadingOrder)
+    app.add_role("reading-time", ReadingTime())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,6 +1,14 @@
 // On a reader's first visit no mode is stored, which the theme would report as an error.
 document.documentElement.dataset.mode ||= "auto";
 
+// Folded parts are not printed; these are unfolded for it.
+function printUnfolded() {
+  const folds = [...document.querySelectorAll("details:is(.solution, .answer):not([open])")];
+  for (const fold of folds) fold.open = true;
+  addEventListener("afterprint", () => { for (const fold of folds) fold.open = false; }, { once: true });
+  print();
+}
+
 // What screen readers need and the theme leaves out.
 document.addEventListener("DOMContentLoaded", () => {
   // docutils calls the bibliography a list, but its entries no list items

@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebooks import BOOK, ROOT, find_notebooks
 from plain_markdown import Context, convert, shown, split_solutions
-from reader import FOLDER, MARK, address, glued_values, main, make, put, text_hash
+from reader import BET, FOLDER, HIDES_OUTPUTS, MARK, address, glued_values, main, make, put, text_hash
 from reading import run_reading
 from solutions import strip
 
@@ -207,6 +207,8 @@ def chapter(folder: Path) -> NotebookNode:
                 "tags": ["hide-input"], "caption": "A curve_1.", "mystnb": {"image": {"alt": "A curve"}}}),
             new_code_cell("glue()", id="c", outputs=[glue("gain", "2 %")], metadata={"tags": ["remove-cell"]}),
             new_code_cell("print(1)", id="d", outputs=[new_output("stream", text="1\n")], metadata={"tolerance": {}}),
+            new_code_cell("tell()", id="t", outputs=[new_output("stream", text="2\n")], metadata={"tags": ["fold-answer"]}),
+            new_code_cell("tell_more()", id="u", metadata={"tags": ["fold-answer"]}),
             new_markdown_cell(f"It gains {{glue:text}}`gain`.\n\n{exercise}", id="e"),
             new_code_cell("stub()", id="f", metadata={"does": "Counts to one", "seconds": 12}),
             new_markdown_cell("````{solution} ex-first\n:class: dropdown\nSo.\n````", id="g"),
@@ -248,6 +250,9 @@ def test_a_chapter_becomes_a_readers_notebook(folder: Path) -> None:
         ("markdown", "**Figure 1.1:** A curve\\_1."),
         ("code", "glue()"),
         ("code", "print(1)"),
+        ("markdown", BET),
+        ("code", "tell()"),
+        ("code", "tell_more()"),
         ("markdown", "It gains 2 %.\n\n### Exercise 1.1\n\nWhy?"),
         ("markdown", "*Counts to one: about 10 seconds.*"),
         ("code", "stub()"),
@@ -262,12 +267,14 @@ def test_a_chapter_becomes_a_readers_notebook(folder: Path) -> None:
 
 
 def test_cells_are_collapsed_as_each_viewer_has_it(folder: Path) -> None:
-    plot, glued, printed, *_, more = [cell for cell in chapter(folder).cells if cell.cell_type == "code"]
+    plot, glued, printed, telling, *_, more = [cell for cell in chapter(folder).cells if cell.cell_type == "code"]
     assert plot.metadata == {"tags": ["hide-input"], "jupyter": {"source_hidden": True}, "cellView": "form"}
     both = {"source_hidden": True, "outputs_hidden": True}
     assert glued.metadata == {"tags": ["remove-cell"], "jupyter": both, "cellView": "form"}
     assert more.metadata == {"tags": ["hide-cell"], "jupyter": both, "cellView": "form"}
     assert printed.metadata == {}
+    assert telling.metadata == {"tags": ["fold-answer"], "jupyter": both, "cellView": "form"}
+    assert telling.outputs
 
 
 @pytest.mark.parametrize(
@@ -442,7 +449,7 @@ def test_a_cell_is_collapsed_if_the_page_hides_it(path: Path, book: Book) -> Non
             tags = set(cell.metadata.get("tags", []))
             hidden = cell.metadata.get("jupyter", {})
             assert hidden.get("source_hidden", False) == bool(tags), tags
-            assert hidden.get("outputs_hidden", False) == bool(tags & {"hide-cell", "remove-cell"})
+            assert hidden.get("outputs_hidden", False) == bool(tags & HIDES_OUTPUTS)
             assert (cell.metadata.get("cellView") == "form") == bool(tags)
 
 

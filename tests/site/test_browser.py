@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from deeptransfer.catalogue import CHAPTERS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 LOCAL = ("file", "data", "blob", "about")
 DARK = {"color_scheme": "dark"}
+RESULTS = Path(__file__).resolve().parents[2] / "data" / "results"
 
 
 def test_pages_load_without_errors_or_requests(pages: list[Path], visit: Callable[..., Page]) -> None:
@@ -35,6 +39,35 @@ def test_pages_load_without_errors_or_requests(pages: list[Path], visit: Callabl
             found[path.name] = problems.copy()
             problems.clear()
     assert not found
+
+
+def test_first_view_of_a_page_is_light(site: Path, visit: Callable[..., Page]) -> None:
+    """All that a browser asks for, but for MathJax, which is there where there are formulas."""
+    page = visit(site / "index.html")
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add(unquote(urlsplit(request.url).path)))
+    heavy = {}
+    for name, most in {"index": 1_200_000, **dict.fromkeys(CHAPTERS.values(), 2_000_000)}.items():
+        page.goto("about:blank")
+        asked.clear()
+        visit(site / f"{name}.html").wait_for_timeout(300)
+        files = [Path(path) for path in asked if Path(path).is_file()]
+        assert files
+        if name == "index":
+            assert not [file for file in files if "mathjax" in file.parts], "the first page has no formula"
+        size = sum(file.stat().st_size for file in files if "mathjax" not in file.parts)
+        if size > most:
+            heavy[name] = (size, sorted(((file.stat().st_size, file.name) for file in files), reverse=True)[:3])
+    assert not heavy
+
+
+def test_icons_are_seen_without_the_theme_s_script(site: Path, visit: Callable[..., Page]) -> None:
+    page = visit(site / "part2" / "mmd.html")
+    icons = page.locator("i[class*=fa-], span[class*=fa-]")
+    drawn = icons.evaluate_all("all => all.map(i => getComputedStyle(i, '::before').content)")
+    assert len(drawn) > 5
+    assert all(sign not in ("none", "normal", '""') for sign in drawn)
+    assert not page.locator("script[src*=fontawesome]").count()
 
 
 def test_first_paint_is_quick(book_pages: list[Path], visit: Callable[..., Page]) -> None:
@@ -73,10 +106,71 @@ def test_paper_is_white_without_controls_and_shows_whole_lines(site: Path, visit
     assert not cut
 
 
-def test_search_works_without_a_server(site: Path, visit: Callable[..., Page]) -> None:
+def test_paper_has_what_is_unfolded_and_on_demand_the_solutions(site: Path, visit: Callable[..., Page]) -> None:
+    page = visit(site / "part2" / "mmd.html")
+    page.emulate_media(media="print")
+    answers = page.locator("details:is(.solution, .answer)")
+    assert answers.count()
+    assert not [fold for fold in answers.all() if fold.is_visible()]
+    assert not page.locator("summary:visible").count()
+    page.evaluate("window.print = () => { window.printed = document.querySelectorAll('.solution[open]').length; }")
+    page.evaluate("printUnfolded()")
+    assert page.evaluate("window.printed") == page.locator("details.solution").count()
+    assert page.locator("details.solution p:visible").count()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not page.locator("details.solution[open]").count()
+    page.emulate_media(media="screen")
+    buttons = {button.get_attribute("onclick") for button in page.locator("button[onclick]").all()}
+    assert {"window.print()", "printUnfolded()"} <= buttons
+
+
+@pytest.mark.parametrize(("words", "found"), [
+    ("GRL", "glossary.html"), ("Sinkhorn", "glossary.html"),
+    ("bandwidth", "part2/mmd.html"), ("transfer", "index.html"),
+])  # fmt: skip
+def test_search_finds_usual_names_and_shows_where_without_a_server(
+    site: Path, visit: Callable[..., Page], words: str, found: str
+) -> None:
     page = visit(site / "search.html")
-    page.goto((site / "search.html").as_uri() + "?q=transfer")
-    page.wait_for_selector("#search-results li a")
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.goto((site / "search.html").as_uri() + f"?q={words}")
+    result = page.locator(f"#search-results li:has(> a[href^='{found}']):has(.context)").first
+    result.wait_for()
+    marked = result.locator(".context mark").all_inner_texts()
+    in_title = words.lower() in result.locator("> a").inner_text().lower()
+    assert in_title or words.lower()[:4] in {mark.lower()[:4] for mark in marked}
+    assert not problems
+    assert page.locator("script[src*=search_texts]").count() == 1
+
+
+def test_digits_of_the_first_page_are_marked_as_the_stored_runs_say(site: Path, visit: Callable[..., Page]) -> None:
+    """Chosen from the keyboard, without a script."""
+    page = visit(site / "index.html", java_script_enabled=False)
+    first = page.locator("#digits-0")
+    counts = []
+    for state, runs in enumerate(("chapter3/print-to-pen_source-only_bn", "chapter5/print-to-pen_jan_bn")):
+        stored = json.loads((RESULTS / f"{runs}_seed0.json").read_text(encoding="utf-8"))
+        wrong = [place for place in stored["wrong"] if place < 40]
+        places = [
+            place
+            for place, digit in enumerate(page.locator(".written .digit").all())
+            if f"wrong-{state}" in (digit.get_attribute("class") or "").split()
+        ]
+        assert places == wrong
+        assert page.locator(f".said-{state}").is_visible()
+        assert page.locator(".digits-said").inner_text() == f"{40 - len(wrong)} of 40 right, {len(wrong)} wrong"
+        counts.append(len(wrong))
+        if state == 0:
+            first.focus()
+            page.keyboard.press("ArrowDown")
+    assert counts[1] < counts[0]
+
+
+def unfolded(page: Page) -> Page:
+    """The page with all its folds open."""
+    page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
+    return page
 
 
 def explore_figures(page: Page) -> list[Locator]:
@@ -90,7 +184,7 @@ def shown_frames(figure: Locator) -> list[str]:
 def test_sliders_change_the_frame_from_the_keyboard(book_pages: list[Path], visit: Callable[..., Page]) -> None:
     moved = 0
     for path in book_pages:
-        for figure in explore_figures(visit(path)):
+        for figure in explore_figures(unfolded(visit(path))):
             for slider in figure.locator("input[type=range]").all():
                 seen = []
                 slider.focus()
@@ -108,7 +202,7 @@ def test_sliders_change_the_frame_from_the_keyboard(book_pages: list[Path], visi
 
 def test_print_shows_the_frame_a_figure_starts_on(book_pages: list[Path], visit: Callable[..., Page]) -> None:
     for path in book_pages:
-        page = visit(path)
+        page = unfolded(visit(path))
         for figure in explore_figures(page):
             (start,) = shown_frames(figure)
             for slider in figure.locator("input[type=range]").all():
@@ -144,5 +238,6 @@ def test_pictures_and_text_have_one_width(book_pages: list[Path], visit: Callabl
 def test_figures_show_their_first_frame_without_javascript(book_pages: list[Path], visit: Callable[..., Page]) -> None:
     for path in book_pages:
         for figure in visit(path, java_script_enabled=False).locator(".explore").all():
+            unseen = figure.evaluate("f => Boolean(f.closest('details:not([open])'))")
             visible = [image for image in figure.locator("img").all() if image.is_visible()]
-            assert len(visible) == 1, path.name
+            assert unseen or len(visible) == 1, path.name

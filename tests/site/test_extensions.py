@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from first_page import accuracy
+from folds import split_check
 from notebooks import BOOK
 from reading import other_modules, run_reading
 from reading_order import draw, read_order, row_of
@@ -15,8 +18,9 @@ from reading_order import draw, read_order, row_of
 from deeptransfer.catalogue import CHAPTERS
 
 CONFIG = """extensions = ["myst_nb", "sphinx_exercise"]
-extensions += ["equations", "figure_numbers", "glossary_links", "library", "method_map", "solutions", "status"]
+extensions += ["equations", "figure_numbers", "folds", "glossary_links", "library", "method_map", "solutions", "status"]
 nb_execution_mode = "off"
+exercise_style = "solution_follow_exercise"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 html_theme = "basic"
 html_sourcelink_suffix = ""
@@ -78,9 +82,18 @@ def write_book(folder: Path) -> Path:
         code("show(1)", outputs=shows(PICTURE), metadata={"caption": "A caption."}),
         code("print(1)", outputs=[nbformat.v4.new_output("stream", text="no picture")]),
         code("show(2)", outputs=shows(SLIDERS), metadata={"tags": ["hide-cell"]}),
+        markdown("## A bet\n\nMore, or less?"),
+        code("tell(1)", outputs=[nbformat.v4.new_output("stream", text="more")], metadata={"tags": ["fold-answer"]}),
+        code("not_told()"),
+        code("tell(2)", outputs=shows(PICTURE), metadata={"tags": ["fold-answer"]}),
+        markdown(":::{admonition} What came out\n:class: dropdown, tip\nMore.\n:::\n\nText between."),
+        code("tell(3)", metadata={"tags": ["fold-answer"]}),
+        code("tell(4)", metadata={"tags": ["fold-answer"]}),
         markdown("$$\nb\n$$ (eq-two)\n\n## Exercises\n\n```{exercise}\n:label: ex-a\nQuestion\n```\n\n"
                  "````{solution} ex-a\n:class: dropdown\nAnswer\n````"),
         code("the_solution()", metadata={"tags": ["hide-cell"]}),
+        code("def stub(x):\n    pass\n\n\ndef check_stub(answer):\n    assert answer(1) == 2\n\n\n"
+             "attempt(check_stub, stub)"),
         markdown("## References"),
     ]  # fmt: skip
     (folder / "part2").mkdir(parents=True)
@@ -137,12 +150,17 @@ def test_what_only_running_needs_is_out_of_reach() -> None:
     assert "halted" in run_reading("import numpy").stderr
 
 
-def test_formula_is_followed_by_code_and_test(whole: Path) -> None:
+def test_formula_is_followed_by_links_to_code_and_test(whole: Path) -> None:
+    """A formula that the chapter's own cells compute is followed by nothing: they are beside it."""
     chapter = parse(whole / "part2" / "mmd.html")
     first, second = (chapter.find(id=f"equation-eq-{name}").find_next_sibling() for name in ("one", "two"))
-    assert first.get_text() == "implemented in mmd2 · tested by test_mmd2_equals_the_loop"
-    assert first.a["href"] == "../index.html#deeptransfer.discrepancy.mmd2"
-    assert second.get_text() == "implemented in this chapter’s cells · tested by this chapter’s cells"
+    assert first.get_text() == "code: mmd2 · test"
+    code, test = first.select("a")
+    assert code["href"] == "../index.html#deeptransfer.discrepancy.mmd2"
+    assert test["href"] == "../equations.html#source-eq-one"
+    assert test["title"] == "tested by test_mmd2_equals_the_loop"
+    assert second is None
+    assert parse(whole / "equations.html").find(id="source-eq-one").get_text().startswith("(1): implemented in mmd2")
 
 
 def test_page_of_equations_lists_all_in_order_with_formula_number_and_links(whole: Path) -> None:
@@ -153,6 +171,7 @@ def test_page_of_equations_lists_all_in_order_with_formula_number_and_links(whol
         lines[0].get_text()
         == "(1): implemented in mmd2 · tested by tests/unit/test_discrepancy.py::test_mmd2_equals_the_loop"
     )
+    assert lines[1].get_text() == "(2): implemented in the chapter’s cells · tested by the chapter’s cells"
     assert [part.get_text().split() for part in page.select("div.math")] == [["\\[", name, "\\]"] for name in "ab"]
     assert page.select("script[src*=athjax]"), "nothing would set the formulas"
 
@@ -166,8 +185,58 @@ def test_formula_without_an_entry_and_code_that_is_gone_are_warnings(changed: tu
 def test_pictures_and_sliders_are_numbered_and_nothing_else(whole: Path) -> None:
     chapter = parse(whole / "part2" / "mmd.html")
     numbers = [number.get_text() for number in chapter.select(".figure-number")]
-    assert numbers == ["Figure 3.1: A caption.", "Figure 3.2"]
+    assert numbers == ["Figure 3.1: A caption.", "Figure 3.2", "Figure 3.3"]
     assert chapter.find(id="figure-3-2").find_previous(class_="explore")
+
+
+def lines_of_folds(part: BeautifulSoup) -> list[str]:
+    return [line.get_text() for line in part.select("details.fold > summary")]
+
+
+def test_what_gives_an_answer_away_is_folded_with_it(whole: Path) -> None:
+    """The cells that are not tagged stay open where they are."""
+    bet = parse(whole / "part2" / "mmd.html").find(id="a-bet")
+    told, alone = bet.select("details.answer")
+    assert lines_of_folds(told.parent)[:3] == ["What came out", "Code", "Code of the figure"]
+    assert lines_of_folds(alone.parent)[3:] == ["The numbers, after you have bet", "Code", "Code"]
+    words = told.get_text()
+    places = [words.index(word) for word in ("tell(1)", "more", "tell(2)", "Figure 3.3", "More.")]
+    assert places == sorted(places)
+    for cell in ("tell(3)", "tell(4)"):
+        assert cell in alone.get_text()
+    for fold in (told, alone):
+        fold.extract()
+    left = bet.get_text()
+    assert "not_told()" in left
+    assert "Text between." in left
+    assert "tell" not in left.replace("not_told", "")
+
+
+def test_folds_say_in_plain_words_what_they_hold(whole: Path, changed: tuple[Path, str]) -> None:
+    """A solution and the cells that run it are one fold."""
+    page = parse(whole / "part2" / "mmd.html")
+    assert lines_of_folds(page)[0] == "Figure and its code"
+    (solution,) = page.select("details.solution")
+    assert solution.summary.get_text() == "Solution, run"
+    assert not solution.select("details"), "one fold is enough"
+    assert "the_solution()" in solution.get_text()
+    assert "Show code cell" not in page.get_text()
+    assert not parse(changed[0] / "part2" / "mmd.html").select("details.solution")
+
+
+def test_check_of_an_exercise_is_folded_and_its_stub_is_not(whole: Path) -> None:
+    page = parse(whole / "part2" / "mmd.html")
+    (fold,) = [fold for fold in page.select("details.fold") if fold.summary.get_text() == "The check"]
+    shown = fold.parent.select_one(".cell_input").get_text()
+    assert "def stub(x):" in shown
+    assert "attempt(check_stub, stub)" in shown
+    assert "assert answer(1)" not in shown
+    assert "assert answer(1) == 2" in fold.get_text()
+
+
+def test_code_without_an_exercise_is_shown_whole() -> None:
+    for source in ("def check_it():\n    pass\n\n\ncheck_it()", "%timeit 1", "attempt(check, answer)"):
+        assert split_check(source) == (source, "")
 
 
 def test_first_use_of_a_term_in_prose_leads_to_the_glossary(whole: Path) -> None:
@@ -199,12 +268,29 @@ def test_downloads_lose_the_solutions_too(whole: Path, changed: tuple[Path, str]
     assert "show(2)" in text
 
 
+def test_an_accuracy_is_the_mean_of_the_runs_of_one_recipe() -> None:
+    stored = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (BOOK.parent / "data" / "results" / "chapter3").glob("print-to-pen_source-only_bn_seed*.json")
+    ]
+    for of, values in (
+        ("target", [run["selections"]["last"]["accuracy"] for run in stored]),
+        ("source", [run["curve"][-1]["source"] for run in stored]),
+    ):
+        mean, count = accuracy(f"chapter3 objective=source-only source=print of={of}")
+        assert count == len(stored) > 1
+        assert mean == pytest.approx(100 * sum(values) / count)
+    for several in ("chapter3 source=print", "chapter3 objective=none"):
+        with pytest.raises(ValueError, match="asks for one recipe"):
+            accuracy(several)
+
+
 def test_reading_order_knows_every_chapter_and_never_points_forward() -> None:
     order = read_order(BOOK / "reading.toml")
     pages = list(CHAPTERS.values())
     assert list(order) == pages
     for page, facts in order.items():
-        assert set(facts) == {"short", "column", "needs", "helps"}
+        assert set(facts) == {"short", "sentence", "column", "needs", "helps"}
         assert all(pages.index(before) < pages.index(page) for before in (*facts["needs"], *facts["helps"]))
     places = [(facts["column"], row_of(page, order)) for page, facts in order.items()]
     assert len(set(places)) == len(places), "two boxes at one place"

@@ -51,12 +51,22 @@ def test_every_row_leads_to_the_chapter_and_to_the_code(rows: dict[str, Tag], si
     assert {method.symbol for method in methods() if method.symbol.startswith("deeptransfer.")} <= names
 
 
-def test_chapters_stand_in_the_order_of_the_catalogue_and_on_the_first_page() -> None:
-    chapters = [name for name in LISTED if re.match(r"part\d+/", name)]
+def test_chapters_stand_in_the_order_of_the_catalogue_and_on_cards(site: Path) -> None:
+    """All on the first page, and each on the page of its part; with a picture and a sentence."""
+    chapters = [name for name in LISTED if re.match(r"part\d+/(?!index)", name)]
     assert chapters == [name for name in CHAPTERS.values() if name in chapters], "the contents and CHAPTERS differ"
-    index = (BOOK / "index.md").read_text(encoding="utf-8")
-    named = re.findall(r"\{doc\}`(part\d+/\w+)`", index)
-    assert not set(chapters) - set(named), "chapters that the first page does not name"
+    index = BeautifulSoup((site / "index.html").read_text(encoding="utf-8"), "html.parser")
+    cards = {card["href"].removesuffix(".html"): card for card in index.select("a.chapter-card")}
+    assert list(cards) == chapters
+    for number, page in CHAPTERS.items():
+        assert cards[page].svg is not None
+        assert cards[page].select_one(".card-title").get_text().startswith(f"{number}. ")
+        assert cards[page].select_one(".card-text").get_text().endswith(".")
+    for part in sorted({name.partition("/")[0] for name in chapters}):
+        page = BeautifulSoup((site / part / "index.html").read_text(encoding="utf-8"), "html.parser")
+        named = [f"{part}/{card['href'].removesuffix('.html')}" for card in page.select("a.chapter-card")]
+        assert named == [name for name in chapters if name.startswith(f"{part}/")]
+        assert index.select(f"article a[href='{part}/index.html']")
 
 
 def test_filter_shows_exactly_the_rows_that_fit(site: Path, visit: Callable[..., Page]) -> None:

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup, NavigableString, Tag
+from front_page import COVER, sprite
 from PIL import Image
 
 import deeptransfer
@@ -107,17 +108,22 @@ def test_pictures_have_words_and_an_opaque_ground(pages: list[Path]) -> None:
 
 
 def test_every_numbered_equation_says_what_computes_and_what_tests_it(pages: list[Path], site: Path) -> None:
-    """Right below it, and once more on the page of all equations, with a link to the code."""
-    numbered = 0
+    """All on the page of all equations; below the equation if that leads somewhere."""
+    numbered = linked = 0
+    listed = parse(site / "equations.html").select("article .equation-source")
+    by_library = sum(bool(line.select("a[href*='api/']")) for line in listed)
     for page in pages:
         for number in parse(page).select("article div.math > .eqno"):
             line = number.parent.find_next_sibling()
-            assert line is not None
-            assert line.get("class") == ["equation-source"], f"{page.name}: nothing below {number.parent['id']}"
-            assert " · tested by " in line.get_text()
-            assert line.select("a[href*='api/']") or "this chapter’s cells" in line.get_text()
             numbered += 1
-    assert numbered == len(parse(site / "equations.html").select("article .equation-source")) > 0
+            if line is not None and line.get("class") == ["equation-source"]:
+                *code, test = (str(link["href"]) for link in line.select("a"))
+                assert code
+                assert all("api/" in link for link in code)
+                assert "equations.html#source-eq-" in test
+                linked += 1
+    assert numbered == len(listed) > linked == by_library > 0
+    assert all(" · tested by " in line.get_text() for line in listed)
 
 
 def test_chapters_and_equations_carry_the_numbers_that_the_text_uses(site: Path) -> None:
@@ -127,6 +133,41 @@ def test_chapters_and_equations_carry_the_numbers_that_the_text_uses(site: Path)
         assert page.select_one("article h1").get_text().startswith(f"{number}. ")
         equations = [tag.contents[0] for tag in page.select("article div.math > .eqno")]
         assert equations == [f"({number}.{i})" for i in range(1, len(equations) + 1)]
+
+
+def test_no_line_can_begin_with_the_sign_behind_a_formula(pages: list[Path]) -> None:
+    loose, kept = [], 0
+    for page in pages:
+        for formula in parse(page).select("article span.math"):
+            behind = formula.next_sibling
+            if isinstance(behind, NavigableString) and re.match(r"[.,;:!?)]", behind):
+                if "together" in (formula.parent.get("class") or []):
+                    kept += 1
+                else:
+                    loose.append(f"{page.name}: {formula.get_text()}{behind[:20]}")
+    assert not loose
+    assert kept
+
+
+def test_pictures_of_the_first_page_are_those_of_the_domains() -> None:
+    with Image.open(BOOK / "_static" / "digits.png") as kept:
+        assert kept.tobytes() == sprite().tobytes()
+    with Image.open(BOOK / "_static" / "cover.png") as kept:
+        assert kept.size == COVER
+
+
+def test_a_shared_link_shows_the_cover(pages: list[Path], site: Path) -> None:
+    for page in (site / "index.html", site / "part2" / "mmd.html"):
+        facts = {tag["property"]: tag["content"] for tag in parse(page).select("meta[property^='og:']")}
+        assert (page.parent / facts["og:image"]).resolve() == (site / "_static" / "cover.png").resolve()
+        assert facts["og:title"]
+
+
+def test_every_module_has_a_sentence_in_the_list(site: Path) -> None:
+    (listed,) = parse(site / "api.html").select("article section > ul")
+    lines = [line.get_text().strip() for line in listed.select("li")]
+    assert [line.partition(":")[0] for line in lines] == sorted(path.stem for path in (BOOK / "api").glob("*.md"))
+    assert all(re.fullmatch(r"\w+: .{20,}\.", line) for line in lines)
 
 
 def test_every_module_has_a_reference_page() -> None:
