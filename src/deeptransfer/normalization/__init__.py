@@ -5,13 +5,26 @@ from .autodial import AutoDIAL, AutoDIAL1d, AutoDIAL2d, AutoDIAL3d
 from .base import DomainNorm
 from .batchnorm import DomainBatchNorm, DomainBatchNorm1d, DomainBatchNorm2d, DomainBatchNorm3d
 from .convert import convert_norm, gate_parameters, mixes_domains
+from .dson import DSON, DSON1d, DSON2d, DSON3d
 from .export import GroupedLinear, to_batchnorm
 from .gates import clip_gate
+from .ibn import IBN, IBN1d, IBN2d, IBN3d
+from .instance_aware import (
+    InstanceAwareBatchNorm,
+    InstanceAwareBatchNorm1d,
+    InstanceAwareBatchNorm2d,
+    InstanceAwareBatchNorm3d,
+)
+from .lame import LAME
+from .matching import gaussian_divergence, information_maximization, statistics_divergences
 from .moments import Moments
 from .reciprocal import ReciprocalNorm, ReciprocalNorm1d, ReciprocalNorm2d, ReciprocalNorm3d
+from .reliable import EATA, SAR
+from .robust import RobustBatchNorm, RobustBatchNorm1d, RobustBatchNorm2d, RobustBatchNorm3d
 from .split import forward_domains, use_domain
-from .test_time import Tent, prediction_time
+from .test_time import Tent, entropies, prediction_time
 from .transnorm import TransNorm, TransNorm1d, TransNorm2d, TransNorm3d
+from .unseen import Branches, average_domains, domain_branches
 from .whitening import (
     DomainWhitening,
     DomainWhitening1d,
@@ -21,10 +34,19 @@ from .whitening import (
 )
 
 __all__ = [
+    "DSON",
+    "EATA",
+    "IBN",
+    "LAME",
+    "SAR",
     "AutoDIAL",
     "AutoDIAL1d",
     "AutoDIAL2d",
     "AutoDIAL3d",
+    "Branches",
+    "DSON1d",
+    "DSON2d",
+    "DSON3d",
     "DomainBatchNorm",
     "DomainBatchNorm1d",
     "DomainBatchNorm2d",
@@ -35,24 +57,41 @@ __all__ = [
     "DomainWhitening2d",
     "DomainWhitening3d",
     "GroupedLinear",
+    "IBN1d",
+    "IBN2d",
+    "IBN3d",
+    "InstanceAwareBatchNorm",
+    "InstanceAwareBatchNorm1d",
+    "InstanceAwareBatchNorm2d",
+    "InstanceAwareBatchNorm3d",
     "Moments",
     "ReciprocalNorm",
     "ReciprocalNorm1d",
     "ReciprocalNorm2d",
     "ReciprocalNorm3d",
+    "RobustBatchNorm",
+    "RobustBatchNorm1d",
+    "RobustBatchNorm2d",
+    "RobustBatchNorm3d",
     "Tent",
     "TransNorm",
     "TransNorm1d",
     "TransNorm2d",
     "TransNorm3d",
     "adapt_statistics",
+    "average_domains",
     "clip_gate",
     "convert_norm",
+    "domain_branches",
+    "entropies",
     "forward_domains",
     "gate_parameters",
+    "gaussian_divergence",
+    "information_maximization",
     "min_entropy_consensus",
     "mixes_domains",
     "prediction_time",
+    "statistics_divergences",
     "to_batchnorm",
     "use_domain",
 ]
