@@ -64,7 +64,8 @@ class RobustBatchNorm(DomainNorm):
         """Return the moved averages of the domains that are present."""
         if in_backward():
             raise ValueError(
-                "RobustBatchNorm moves its average with each batch, so a gradient checkpoint cannot repeat it"
+                "RobustBatchNorm moves its average with each batch, so no gradient checkpoint can repeat one: leave "
+                "the layer outside"
             )
         moved = []
         for row, batch in enumerate(moments):

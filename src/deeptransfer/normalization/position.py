@@ -1,0 +1,66 @@
+"""DSMNet's domain normalisation: remove an image's style, then the length of each position's feature."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .passes import measure_images, scale_and_shift_images, wide
+
+
+class PositionNorm2d(nn.Module):
+    r"""Normalise each channel of an image, then each position over the channels.
+
+    .. math:: z = \mathrm{InstanceNorm}(x), \qquad
+              y_c(p) = \gamma_c\,\frac{z_c(p)}{\max(\lVert z(p)\rVert_2,\, 10^{-12})} + \beta_c
+
+    The same in training and evaluation; there are no running statistics. With γ = 1, β = 0 every position has length
+    1, so a channel is about :math:`1/\sqrt C`: where BatchNorm stood in a trained network, it does not fit.
+
+    Parameters
+    ----------
+    num_features
+        Number of channels C.
+    eps
+        Added to the variance of InstanceNorm.
+    l2
+        Whether positions are scaled to length 1. Without it the layer is InstanceNorm with scale and shift.
+
+    Shape
+    -----
+    ``(N, C, H, W)`` to the same shape.
+
+    Raises
+    ------
+    ValueError
+        When the input is no batch of such images.
+
+    References
+    ----------
+    F. Zhang, X. Qi, R. Yang, V. Prisacariu, B. Wah, P. Torr. Domain-Invariant Stereo Matching Networks. ECCV 2020.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, l2: bool = True) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.l2 = num_features, eps, l2
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise a batch."""
+        if x.dim() != 4 or x.shape[1] != self.num_features:
+            raise ValueError(f"expected images (N, {self.num_features}, H, W), got shape {tuple(x.shape)}")
+        with torch.autocast(x.device.type, enabled=False):  # statistics never in half precision
+            mean, var = measure_images(x)
+            weight, bias = (wide(t).to(mean.dtype) for t in (self.weight, self.bias))
+            scale = (var + self.eps).rsqrt()
+            if not self.l2:
+                return scale_and_shift_images(x, mean, scale * weight, bias.expand_as(mean))
+            z = scale_and_shift_images(wide(x), mean, scale, torch.zeros_like(mean))
+            y = F.normalize(z, dim=1, eps=1e-12) * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
+            return y.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return f"{self.num_features}, eps={self.eps}" + ("" if self.l2 else ", l2=False")
