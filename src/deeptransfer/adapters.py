@@ -16,7 +16,8 @@ MODES = ("parallel", "series")
 class ResidualAdapter(nn.Module):
     r"""A shared convolution, and for each domain a 1 × 1 convolution and a BatchNorm of its own.
 
-    .. math:: y = \mathrm{BN}_d\big(W * x + A_d\,x\big) \quad\text{(parallel)}, \qquad
+    .. math:: y = \mathrm{BN}_d\big(W * x + A_d\,x\big) \quad\text{(parallel)}
+
               y = \mathrm{BN}_d\big(z + A_d\,\mathrm{BN}'_d(z)\big),\; z = W * x \quad\text{(series)}
 
     :math:`A_d` starts at 0: in place of a trained convolution and its BatchNorm the network computes what it did, and
@@ -98,7 +99,8 @@ class ResidualAdapter(nn.Module):
 class CovNorm(nn.Module):
     r"""A trained linear adapter, reduced to the directions in which its input and output vary.
 
-    .. math:: \hat y = C\,M\,W (x - \mu_x) + \mu_y, \qquad W = \Lambda_x^{-1/2} U_x^\top, \quad
+    .. math:: \hat y = C\,M\,W (x - \mu_x) + \mu_y, \qquad W = \Lambda_x^{-1/2} U_x^\top
+
               C = U_y \Lambda_y^{1/2}, \quad M = \Lambda_y^{-1/2} U_y^\top A\,U_x \Lambda_x^{1/2}
 
     with the leading eigenvectors :math:`U` and eigenvalues :math:`\Lambda` of the covariances of x and of y = A x on

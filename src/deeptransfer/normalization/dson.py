@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import DomainNorm
+from .images import ImageNorm, has_positions
 from .moments import Moments
-from .passes import measure_images, wide
+from .passes import wide
 
 
-class DSON(DomainNorm):
+class DSON(ImageNorm):
     r"""Domain-specific optimised normalisation: a learned mixture of instance and batch statistics for each domain.
 
-    .. math:: y = \gamma_d\,\frac{x - \mu_{id}}{\sqrt{v_{id} + \epsilon}} + \beta_d, \qquad
+    .. math:: y = \gamma_d\,\frac{x - \mu_{id}}{\sqrt{v_{id} + \epsilon}} + \beta_d
+
               \mu_{id} = w^\mu_d m_i + (1 - w^\mu_d)\,\mu_d, \qquad v_{id} = w^v_d b_i + (1 - w^v_d)\,v_d
 
     with mean :math:`m_i` and biased variance :math:`b_i` of image i over its positions, and the statistics
@@ -70,9 +71,9 @@ class DSON(DomainNorm):
 
     def blend(self, x: Tensor, row: int, moments: Moments) -> Moments:
         """Return the mixed moments of each image, ``(n, C)``."""
-        if not len(x) or x[0, 0].numel() < 2:
+        if not has_positions(x):
             return moments
-        mean, var = measure_images(x)
+        mean, var = self.of_images(x, moments)
         of_mean, of_var = (share[row] for share in self.shares())
         return Moments(moments.mean.lerp(mean, of_mean), moments.var.lerp(var, of_var), moments.n)
 

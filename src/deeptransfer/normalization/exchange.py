@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .passes import scale_and_shift_images, wide
+from .images import image_moments
+from .passes import scale_and_shift_images
 
 
 def restyle(x: Tensor, mean: Tensor, deviation: Tensor, new_mean: Tensor, new_deviation: Tensor) -> Tensor:
@@ -28,17 +29,10 @@ def restyle(x: Tensor, mean: Tensor, deviation: Tensor, new_mean: Tensor, new_de
     return scale_and_shift_images(x, mean, new_deviation / deviation, new_mean)
 
 
-def style(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    r"""Return mean and :math:`\sqrt{v + \epsilon}` of each image, v unbiased over its positions: ``(N, C)`` each.
-
-    Raises
-    ------
-    ValueError
-        When an image has one position only.
-    """
-    _require_positions(x)
-    var, mean = torch.var_mean(wide(x).flatten(2), 2, correction=1)
-    return mean, (var + eps).sqrt()
+def style(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return the batch for :func:`restyle`, and mean and :math:`\sqrt{v + \epsilon}` of each image, v unbiased."""
+    x, mean, var = image_moments(x)
+    return x, mean, (var / (1 - 1 / x.shape[2:].numel()) + eps).sqrt()
 
 
 def _require_positions(x: Tensor) -> None:
@@ -49,7 +43,8 @@ def _require_positions(x: Tensor) -> None:
 class MixStyle(nn.Module):
     r"""Mix the styles of images with those of others, in training.
 
-    .. math:: y_i = \tilde\sigma_i\,\frac{x_i - m_i}{\sigma_i} + \tilde m_i, \qquad
+    .. math:: y_i = \tilde\sigma_i\,\frac{x_i - m_i}{\sigma_i} + \tilde m_i
+
               \tilde m_i = \lambda_i m_i + (1 - \lambda_i)\,m_{\pi(i)}, \qquad
               \tilde\sigma_i = \lambda_i \sigma_i + (1 - \lambda_i)\,\sigma_{\pi(i)}
 
@@ -101,7 +96,7 @@ class MixStyle(nn.Module):
         _require_positions(x)
         if torch.rand(()) >= self.p or len(x) < 2:
             return x
-        mean, deviation = (t.detach() for t in style(x, self.eps))
+        mean, deviation = style(x.detach(), self.eps)[1:]
         if self.across:
             half = len(x) // 2
             order = torch.cat([half + torch.randperm(half), torch.randperm(half)])
@@ -165,7 +160,7 @@ class CrossNorm(nn.Module):
         _require_positions(x)
         if torch.rand(()) >= self.p or len(x) < 2:
             return x
-        mean, deviation = style(x, self.eps)
+        x, mean, deviation = style(x, self.eps)
         order = torch.randperm(len(x)).to(x.device)
         return restyle(x, mean, deviation, mean[order], deviation[order])
 
@@ -177,7 +172,8 @@ class CrossNorm(nn.Module):
 class SelfNorm2d(nn.Module):
     r"""Let an image's own style decide how strongly it is kept.
 
-    .. math:: y = g\,(x - m) + f\,m, \qquad
+    .. math:: y = g\,(x - m) + f\,m
+
               f = \mathrm{sigmoid}\big(\mathrm{BN}(w_f^\top [m; \sigma])\big), \quad
               g = \mathrm{sigmoid}\big(\mathrm{BN}(w_g^\top [m; \sigma])\big)
 
@@ -224,8 +220,9 @@ class SelfNorm2d(nn.Module):
             raise ValueError(f"expected images (N, {self.num_features}, H, W), got shape {tuple(x.shape)}")
         if self.training and len(x) < 2:
             raise ValueError(f"in training the gates need more than one image, got {len(x)}: call .eval()")
-        mean, deviation = style(x, self.eps)
+        _require_positions(x)
         with torch.autocast(x.device.type, enabled=False):  # statistics never in half precision
+            x, mean, deviation = style(x, self.eps)
             styles = torch.stack([mean, deviation], 2).to(self.weight.dtype)  # (N, C, 2)
             logits = torch.einsum("ncs,gcs->ngc", styles, self.weight).flatten(1)
             gates = self.norm(logits).sigmoid().unflatten(1, (self.gates, -1)).to(mean.dtype)

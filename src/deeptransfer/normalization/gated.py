@@ -17,7 +17,8 @@ from .passes import scale_and_shift_images, wide
 class GatedBatchNorm2d(nn.Module):
     r"""One BatchNorm for each of K domains; where the domain is not named, a gate weighs their outputs.
 
-    .. math:: y_i = \sum_k g_k(x_i) \left(\gamma_k\,\frac{x_i - \mu_k}{\sqrt{v_k + \epsilon}} + \beta_k\right), \qquad
+    .. math:: y_i = \sum_k g_k(x_i) \left(\gamma_k\,\frac{x_i - \mu_k}{\sqrt{v_k + \epsilon}} + \beta_k\right)
+
               g = \mathrm{softmax}(\text{gate}(x_i))
 
     In training, and wherever ``forward_domains`` or ``use_domain`` names the domain, an image takes the branch of its

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import DomainNorm
+from .images import ImageNorm, has_positions
 from .moments import Moments
-from .passes import measure_images
 
 
-class IBN(DomainNorm):
+class IBN(ImageNorm):
     r"""InstanceNorm for the first channels, BatchNorm for the rest, each channel with its own scale and shift.
 
     .. math:: y_{ic} = \gamma_c\,\frac{x_{ic} - m_{ic}}{\sqrt{b_{ic} + \epsilon}} + \beta_c \quad
-              \text{for } c < h = \lfloor r\,C \rfloor, \qquad
+              \text{for } c < h = \lfloor r\,C \rfloor
+
               y_{ic} = \gamma_c\,\frac{x_{ic} - \mu_c}{\sqrt{v_c + \epsilon}} + \beta_c \quad\text{for } c \geq h
 
     with the moments :math:`m_{ic}, b_{ic}` of image i over its positions. r = 0 is BatchNorm, r = 1 InstanceNorm.
@@ -62,11 +62,10 @@ class IBN(DomainNorm):
     def blend(self, x: Tensor, row: int, moments: Moments) -> Moments:
         """Return the moments of each image, ``(n, C)``: its own in the first channels."""
         h = self.by_image
-        if not h or not len(x) or x[0, 0].numel() < 2:
+        if not h or not has_positions(x):
             return moments
-        own = measure_images(x[:, :h])
-        pairs = zip(own, (moments.mean, moments.var), strict=True)
-        mean, var = (torch.cat([mine, batch[h:].expand(len(x), -1)], 1) for mine, batch in pairs)
+        pairs = zip(self.of_images(x, moments), (moments.mean, moments.var), strict=True)
+        mean, var = (torch.cat([own[:, :h], batch[h:].expand(len(x), -1)], 1) for own, batch in pairs)
         return Moments(mean, var, moments.n)
 
     def extra_repr(self) -> str:

@@ -8,16 +8,16 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import DomainNorm
+from .images import ImageNorm, has_positions
 from .moments import Moments
-from .passes import measure_images
 
 
-class InstanceAwareBatchNorm(DomainNorm):
+class InstanceAwareBatchNorm(ImageNorm):
     r"""BatchNorm, corrected for each image by what chance does not explain of its own mean and variance.
 
     .. math:: \hat\mu_i = \mu + \psi(m_i - \mu;\, k s_\mu), \qquad
-              \hat v_i = \max\big(0,\; v + \psi(v_i - v;\, k s_v)\big), \qquad
+              \hat v_i = \max\big(0,\; v + \psi(v_i - v;\, k s_v)\big)
+
               s_\mu = \sqrt{\frac{v + \epsilon}{P}}, \quad s_v = (v + \epsilon) \sqrt{\frac{2}{P - 1}}
 
     with the soft shrinkage :math:`\psi(z; \lambda) = \mathrm{sign}(z)\max(|z| - \lambda, 0)`, the mean :math:`m_i` and
@@ -61,10 +61,11 @@ class InstanceAwareBatchNorm(DomainNorm):
 
     def blend(self, x: Tensor, row: int, moments: Moments) -> Moments:
         """Return the corrected moments of each image, ``(n, C)``."""
-        mean, var, p = moments.mean, moments.unbiased, x[0, 0].numel() if len(x) else 0
-        if p < 2:
+        mean, var = moments.mean, moments.unbiased
+        if not has_positions(x):
             return Moments(mean, var, moments.n)
-        own_mean, own_var = measure_images(x)
+        p = x[0, 0].numel()
+        own_mean, own_var = self.of_images(x, moments)
         own_var = own_var / (1 - 1 / p)
         noise = var + self.eps
         mean = mean + _shrink(own_mean - mean, self.k * (noise / p).sqrt())

@@ -14,8 +14,9 @@ AFFINITIES = ("knn", "rbf")
 class LAME(nn.Module):
     r"""Rows that are close in feature space are to be of one class.
 
-    .. math:: Y \leftarrow \mathrm{softmax}(\log P + K Y) \quad\text{from}\quad Y = P,
-              \qquad E(Y) = \sum_{ic} y_{ic} \log\frac{y_{ic}}{p_{ic}} - \tfrac12 \sum_{ij} K_{ij}\, y_i^\top y_j
+    .. math:: Y \leftarrow \mathrm{softmax}(\log P + K Y) \quad\text{from}\quad Y = P
+
+              E(Y) = \sum_{ic} y_{ic} \log\frac{y_{ic}}{p_{ic}} - \tfrac12 \sum_{ij} K_{ij}\, y_i^\top y_j
 
     until :math:`E` changes by less than 1e-8 of itself, or ``steps`` times. :math:`K` holds the affinities of the
     rows' features, each scaled to length 1. Where :math:`K` is symmetric without negative eigenvalues, :math:`E` never

@@ -12,7 +12,8 @@ from .unseen import check_weights
 class WeightedBatchNorm2d(nn.Module):
     r"""BatchNorm of K latent domains, to which each image belongs by weights (mDA layer).
 
-    .. math:: y_i = \gamma \sum_d w_{id}\,\frac{x_i - \mu_d}{\sqrt{v_d + \epsilon}} + \beta, \qquad
+    .. math:: y_i = \gamma \sum_d w_{id}\,\frac{x_i - \mu_d}{\sqrt{v_d + \epsilon}} + \beta
+
               \mu_d = \frac{\sum_i w_{id} \sum_p x_{ip}}{P \sum_i w_{id}}, \qquad
               v_d = \frac{\sum_i w_{id} \sum_p (x_{ip} - \mu_d)^2}{P \sum_i w_{id}}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .passes import measure_images, scale_and_shift_images, wide
+from .images import image_moments
+from .passes import scale_and_shift_images, wide
 
 
 class PositionNorm2d(nn.Module):
@@ -52,14 +52,15 @@ class PositionNorm2d(nn.Module):
         if x.dim() != 4 or x.shape[1] != self.num_features:
             raise ValueError(f"expected images (N, {self.num_features}, H, W), got shape {tuple(x.shape)}")
         with torch.autocast(x.device.type, enabled=False):  # statistics never in half precision
-            mean, var = measure_images(x)
+            dtype = x.dtype
+            x, mean, var = image_moments(wide(x))
             weight, bias = (wide(t).to(mean.dtype) for t in (self.weight, self.bias))
             scale = (var + self.eps).rsqrt()
             if not self.l2:
-                return scale_and_shift_images(x, mean, scale * weight, bias.expand_as(mean))
-            z = scale_and_shift_images(wide(x), mean, scale, torch.zeros_like(mean))
-            y = F.normalize(z, dim=1, eps=1e-12) * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
-            return y.to(x.dtype)
+                return scale_and_shift_images(x, mean, scale * weight, bias.expand_as(mean)).to(dtype)
+            z = scale_and_shift_images(x, mean, scale, torch.zeros_like(mean))
+            length = z.square().sum(1, keepdim=True).clamp(min=1e-24).sqrt()
+            return torch.addcmul(bias.view(-1, 1, 1), z / length, weight.view(-1, 1, 1)).to(dtype)
 
     def extra_repr(self) -> str:
         """Show the sizes."""

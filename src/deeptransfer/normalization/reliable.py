@@ -33,7 +33,8 @@ class _Selective(Tent):
 class EATA(_Selective):
     r"""Tent on the rows that are reliable and not redundant, held to its start where the source needs it.
 
-    .. math:: L = \frac{1}{|S|} \sum_{i \in S} e^{E_0 - H_i} H_i + \alpha \sum_j F_j (\theta_j - \theta_{j0})^2, \qquad
+    .. math:: L = \frac{1}{|S|} \sum_{i \in S} e^{E_0 - H_i} H_i + \alpha \sum_j F_j (\theta_j - \theta_{j0})^2
+
               S = \{i : H_i < E_0,\; |\cos(\bar p, p_i)| < d\}
 
     with the entropy :math:`H_i` of the prediction :math:`p_i`; the factor :math:`e^{E_0 - H_i}` carries no gradient.
@@ -143,7 +144,8 @@ class SAR(_Selective):
     r"""Tent on reliable rows, towards flat minima, with a return to the start when predictions collapse.
 
     .. math:: \theta' = \theta + \rho\,\frac{g}{\lVert g\rVert}, \quad
-              g = \nabla_\theta \frac{1}{|S|}\sum_{i \in S} H_i(\theta); \qquad
+              g = \nabla_\theta \frac{1}{|S|}\sum_{i \in S} H_i(\theta)
+
               \theta \leftarrow \theta - \eta\,\nabla \frac{1}{|S'|} \sum_{i \in S'} H_i(\theta')
 
     :math:`S = \{i : H_i(\theta) < E_0\}` are the reliable rows, :math:`S' \subseteq S` those that are so at

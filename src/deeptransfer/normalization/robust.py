@@ -15,7 +15,8 @@ class RobustBatchNorm(DomainNorm):
     r"""Normalise every batch by an average that it enters with a small weight.
 
     .. math:: \bar\mu \leftarrow (1 - \alpha)\,\bar\mu + \alpha\,\mu_{batch}, \qquad
-              \bar v \leftarrow (1 - \alpha)\,\bar v + \alpha\,v_{batch}, \qquad
+              \bar v \leftarrow (1 - \alpha)\,\bar v + \alpha\,v_{batch}
+
               y = \gamma\,\frac{x - \bar\mu}{\sqrt{\bar v + \epsilon}} + \beta
 
     in training, with the biased variance of the batch; the gradient passes through its share α. Evaluation uses the

@@ -49,8 +49,9 @@ def instance_correlation(x: Tensor, eps: float = 1e-5) -> Tensor:
 def whitening_loss(x: Tensor, mask: Tensor | None = None, margin: float = 0.0, eps: float = 1e-5) -> Tensor:
     r"""Penalise correlations between the channels of an image.
 
-    .. math:: L = \frac1N \sum_i \max\left(0,\; \frac{1}{n_M} \Big(\sum_{j,k} |R_i|_{jk} M_{jk} - \delta\Big)\right),
-              \qquad n_M = \sum_{jk} M_{jk}
+    .. math:: L = \frac1N \sum_i \max\left(0,\; \frac{1}{n_M} \Big(\sum_{j,k} |R_i|_{jk} M_{jk} - \delta\Big)\right)
+
+              n_M = \sum_{jk} M_{jk}
 
     All pairs and δ = 0 is IW, all pairs and a margin is IRW (the released code's is a 32nd of the number of pairs), the
     pairs that :func:`sensitive_pairs` finds and δ = 0 is ISW.

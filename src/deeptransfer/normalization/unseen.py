@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .base import DomainNorm
-from .passes import measure_images, wide
+from .images import has_positions, image_moments
+from .passes import wide
 from .split import domain_layers, use_domain
 
 
@@ -143,9 +144,9 @@ def _measured(model: nn.Module, domain: str, relative: bool) -> Iterator[list[Te
 
     def compare(layer: DomainNorm, args: tuple[Tensor, ...]) -> None:
         (x,) = args
-        if x.dim() < 3 or x[0, 0].numel() < 2:
+        if not has_positions(x):
             return
-        mean, var = measure_images(x)
+        _, mean, var = image_moments(x)
         row = layer.row(domain)
         centre, spread = wide(layer.running_mean[row]), wide(layer.running_var[row])
         distance = (mean - centre).square() + (var.sqrt() - spread.sqrt()).square()
