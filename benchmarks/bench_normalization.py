@@ -1,4 +1,4 @@
-"""Domain layers against ``BatchNorm`` on the same batch: training, forward and backward, and evaluation."""
+"""Layers against ``BatchNorm`` or ``InstanceNorm`` on the same batch: training, forward and backward; evaluation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from benchmarks.timing import device, peak_bytes, seconds
 from deeptransfer.normalization import (
     AutoDIAL1d,
     AutoDIAL2d,
+    CrossNorm,
     DomainBatchNorm1d,
     DomainBatchNorm2d,
     DomainWhitening2d,
+    DSON2d,
+    IBN2d,
+    InstanceAwareBatchNorm2d,
+    InstanceWhitening2d,
+    MixStyle,
+    PositionNorm2d,
     ReciprocalNorm1d,
     ReciprocalNorm2d,
+    SelfNorm2d,
     TransNorm1d,
     TransNorm2d,
+    WeightedBatchNorm2d,
     forward_domains,
 )
 
@@ -37,9 +46,25 @@ CASES = [
     (ReciprocalNorm1d, VECTORS, "≤ 4", "–"),
 ]
 
+PART = (64, 64, 28, 28)
+ONE = ("target",)
+# Layer of a batch of PART, what it is compared with, limit in training.
+OTHERS = [
+    (partial(InstanceAwareBatchNorm2d, domains=ONE), nn.InstanceNorm2d, "≤ 1.5"),
+    (partial(DSON2d, domains=ONE), nn.InstanceNorm2d, "≤ 1.5"),
+    (partial(IBN2d, domains=ONE), nn.InstanceNorm2d, "≤ 1.5"),
+    (lambda c: MixStyle(p=1.0), nn.InstanceNorm2d, "≤ 1.5"),
+    (lambda c: CrossNorm(p=1.0), nn.InstanceNorm2d, "≤ 1.5"),
+    (SelfNorm2d, nn.InstanceNorm2d, "≤ 1.5"),
+    (InstanceWhitening2d, nn.InstanceNorm2d, "≤ 1.5"),
+    (PositionNorm2d, nn.InstanceNorm2d, "≤ 1.5"),
+    (partial(DomainBatchNorm2d, domains=4), nn.BatchNorm2d, "≤ 1.15"),
+    (partial(WeightedBatchNorm2d, domains=4), nn.BatchNorm2d, "–"),
+]
 
-def _train(layer: nn.Module, x: Tensor, grad: Tensor) -> None:
-    torch.autograd.grad(layer(x), [x, *layer.parameters()], grad)
+
+def _train(layer: nn.Module, x: Tensor, grad: Tensor, *more: Tensor) -> None:
+    torch.autograd.grad(layer(x, *more), [x, *layer.parameters()], grad)
 
 
 @torch.no_grad()
@@ -72,6 +97,22 @@ def rows() -> list[dict]:
         if shape == SHAPE:
             parts = (memory[0] / mib, memory[1] / mib)
             table.append(_row(f"{name} peak memory in training / {type(plain).__name__}", *parts, "–", "MiB"))
+    return table + _others(generator)
+
+
+def _others(generator: torch.Generator) -> list[dict]:
+    """Layers of several or unseen domains, in training."""
+    x = torch.randn(PART, generator=generator).to(device()).requires_grad_()
+    grad, table = torch.randn(PART, generator=generator).to(device()), []
+    weights = torch.rand(PART[0], 4, generator=generator).softmax(1).to(device())
+    for make, plain, target in OTHERS:
+        layer, beside = make(PART[1]).to(device()), plain(PART[1], affine=True).to(device())
+        if isinstance(layer, DomainBatchNorm2d):
+            layer.membership.fixed = tuple(x.new_empty(len(x) // 4, 0) for _ in layer.domains)
+        given = (weights,) if isinstance(layer, WeightedBatchNorm2d) else ()
+        taken = seconds([partial(_train, module, x, grad, *more) for module, more in ((layer, given), (beside, ()))])
+        name = f"{type(layer).__name__} {PART} forward + backward / {plain.__name__}"
+        table.append(_row(name, taken[0] * 1e3, taken[1] * 1e3, target, "ms"))
     return table
 
 

@@ -22,6 +22,8 @@ KINDS = {
     "prediction": "a loss on predictions",
     "normalization": "a normalisation layer",
     "test-time": "a step at test time",
+    "generalization": "a step towards domains never seen",
+    "multi-domain": "one network for several domains",
 }
 NOTHING = "nothing beyond source images and their labels"
 FILTERS = {

@@ -19,18 +19,32 @@ if TYPE_CHECKING:
 
     from deeptransfer.objectives import Objective
 
-Kind = Literal["baseline", "discrepancy", "adversarial", "prediction", "normalization", "test-time"]
+Kind = Literal[
+    "baseline",
+    "discrepancy",
+    "adversarial",
+    "prediction",
+    "normalization",
+    "test-time",
+    "generalization",
+    "multi-domain",
+]
+OBJECTIVES = ("baseline", "discrepancy", "adversarial", "prediction")
 
 UNLABELLED = "unlabelled target images"
 LABELLED = "a few labelled target images"
 START = "a source-trained start"
 VIEWS = "two views of each target image"
+BATCHES = "target images in batches"
+SEVERAL = "labelled images of several domains"
 
 COVARIATE = "p(x) differs, p(y|x) is shared"
 MARGINAL = "p(x) differs; features exist in which the domains agree and p(y|f) is shared"
 JOINT = "p(x, y) differs; features exist in which the domains agree together with their classes"
 CLUSTERS = "p(x) differs; class borders run where target images are rare"
 STATISTICS = "per-channel means and variances differ, what a channel stands for is shared"
+STYLE = "domains differ in the statistics of a single image, and these say nothing about its class"
+RELATED = "domains differ, most of what a network computes is shared"
 
 # Where each chapter lies, below book/.
 CHAPTERS: dict[int, str] = {
@@ -63,8 +77,10 @@ class Method:
     chapter : int or None
         Where it is taught; None while no chapter teaches it.
     kind : str
-        ``"baseline"``, ``"discrepancy"``, ``"adversarial"`` and ``"prediction"`` are objectives, ``"normalization"``
-        and ``"test-time"`` are not.
+        ``"baseline"``, ``"discrepancy"``, ``"adversarial"`` and ``"prediction"`` are objectives. Of the others,
+        ``"normalization"`` is what :meth:`convert` gives a network for one source and one target; ``"test-time"``
+        adapts to what arrives, ``"generalization"`` prepares for domains never seen, ``"multi-domain"`` lets several
+        domains share a network.
     shift : str
         The difference between the domains that it assumes.
     needs : tuple of str
@@ -105,7 +121,7 @@ class Method:
     @property
     def is_objective(self) -> bool:
         """Whether :meth:`factory` builds something to train with."""
-        return self.kind not in ("normalization", "test-time")
+        return self.kind in OBJECTIVES
 
     def resolve(self) -> Any:
         """The class or function that ``symbol`` names."""
@@ -269,9 +285,66 @@ _RECORDS = (
            "a Cholesky factor per group of channels", _N + "DomainWhitening2d", section=_WHITENING),
     Method("prediction-time", "Prediction-time batch normalisation",
            "Nado et al., 2020; Schneider et al., NeurIPS 2020", None, "test-time", STATISTICS,
-           (START, "target images in batches"), "none", _N + "prediction_time"),
+           (START, BATCHES), "none", _N + "prediction_time"),
     Method("tent", "Test-time entropy minimisation (Tent)", "Wang, Shelhamer, Liu, Olshausen, Darrell, ICLR 2021", None,
-           "test-time", STATISTICS, (START, "target images in batches"), "one backward pass per batch", _N + "Tent"),
+           "test-time", STATISTICS, (START, BATCHES), "one backward pass per batch", _N + "Tent"),
+    Method("eata", "Efficient anti-forgetting test-time adaptation (EATA)", "Niu et al., ICML 2022", None, "test-time",
+           STATISTICS, (START, BATCHES), "one backward pass per batch; the importance of parameters once", _N + "EATA"),
+    Method("sar", "Sharpness-aware and reliable entropy minimisation (SAR)", "Niu et al., ICLR 2023", None, "test-time",
+           STATISTICS, (START, BATCHES), "two forward and two backward passes per batch", _N + "SAR"),
+    Method("note", "Instance-aware batch normalisation (NOTE)", "Gong et al., NeurIPS 2022", None, "test-time",
+           STATISTICS, ("training with the layer",), "moments of each image", _N + "InstanceAwareBatchNorm2d"),
+    Method("rotta", "Robust batch normalisation (RoTTA)", "Yuan, Xie, Li, CVPR 2023", None, "test-time",
+           STATISTICS, (START, BATCHES), "none", _N + "RobustBatchNorm2d"),
+    Method("lame", "Laplacian adjusted maximum-likelihood estimation (LAME)",
+           "Boudiaf, Mueller, Ben Ayed, Bertinetto, CVPR 2022", None, "test-time",
+           "neighbours in feature space, within a batch, are of one class", (START, BATCHES),
+           "a matrix of affinities per batch, no parameter moves", _N + "LAME"),
+    Method("bn-matching", "Matching batch-normalisation statistics", "Ishii, Sugiyama, 2021", None, "test-time",
+           STATISTICS, (START, UNLABELLED), "training of the encoder on target images", _N + "statistics_divergences"),
+    Method("advprop", "Auxiliary batch normalisation (AdvProp)", "Xie et al., CVPR 2020", None, "multi-domain",
+           "adversarial images are a domain of their own", ("labelled images",), "an attack per batch",
+           "deeptransfer.attacks.auxiliary_loss"),
+    Method("gated-bn", "Gated batch normalisation (GBN)", "Liu et al., 2020", None, "multi-domain",
+           "adversarial images are a domain of their own", ("labelled images",),
+           "an attack of each kind per batch, a gate per layer", _N + "GatedBatchNorm2d"),
+    Method("dson", "Domain-specific optimised normalisation (DSON)", "Seo et al., ECCV 2020", None, "generalization",
+           STYLE, (SEVERAL,), "moments of each image; a pass for each domain at test time", _N + "DSON2d"),
+    Method("domain-average", "Domain-specific batch normalisation, averaged",
+           "the control of DSON: the ensemble without InstanceNorm", None, "generalization", STATISTICS, (SEVERAL,),
+           "a pass for each domain at test time", _N + "average_domains"),
+    Method("bn-embeddings", "Batch-normalisation embeddings", "Segù, Tonioni, Tombari, 2020", None, "generalization",
+           "an unseen domain lies between those that were seen", (SEVERAL,), "a pass for each domain at test time",
+           _N + "domain_branches"),
+    Method("ibn", "Instance and batch normalisation (IBN)", "Pan, Luo, Shi, Tang, ECCV 2018", None, "generalization",
+           STYLE, (), "moments of each image", _N + "IBN2d"),
+    Method("mixstyle", "MixStyle", "Zhou, Yang, Qiao, Xiang, ICLR 2021", None, "generalization", STYLE, (),
+           "moments of each image", _N + "MixStyle"),
+    Method("crossnorm", "CrossNorm", "Tang et al., ICCV 2021", None, "generalization", STYLE, (),
+           "moments of each image", _N + "CrossNorm"),
+    Method("selfnorm", "SelfNorm", "Tang et al., ICCV 2021", None, "generalization", STYLE, (),
+           "moments of each image, two gates a channel", _N + "SelfNorm2d"),
+    Method("isw", "Instance selective whitening (ISW)", "Choi et al., CVPR 2021", None, "generalization",
+           "style shows in which channels of an image correlate", ("a second style of each image",),
+           "a C × C correlation of each image", _N + "InstanceWhitening2d"),
+    Method("dsmnet", "Domain normalisation of DSMNet", "Zhang et al., ECCV 2020", None, "generalization", STYLE, (),
+           "moments of each image, a length of each position", _N + "PositionNorm2d"),
+    Method("latent-domains", "Latent domains (mDA layers)", "Mancini et al., CVPR 2018", None, "multi-domain",
+           "the source mixes domains that nobody labelled", (UNLABELLED,),
+           "a branch that assigns images to domains", _N + "WeightedBatchNorm2d"),
+    Method("universal", "Universal representations: batch normalisation per domain", "Bilen, Vedaldi, 2017", None,
+           "multi-domain", RELATED, (SEVERAL,), "a scale, a shift and statistics per domain",
+           _N + "DomainBatchNorm2d", {"shared_affine": False}),
+    Method("camera-bn", "Camera-based batch normalisation", "Zhuang et al., ECCV 2020", None, "multi-domain",
+           STATISTICS, ("the camera of each image",), "as BatchNorm", _N + "DomainBatchNorm2d"),
+    Method("adapters", "Residual adapters, parallel", "Rebuffi, Bilen, Vedaldi, CVPR 2018", None, "multi-domain",
+           RELATED, (SEVERAL,), "a 1 × 1 convolution per domain and layer", "deeptransfer.adapters.ResidualAdapter"),
+    Method("adapters-series", "Residual adapters, in series", "Rebuffi, Bilen, Vedaldi, NeurIPS 2017", None,
+           "multi-domain", RELATED, (SEVERAL,), "a 1 × 1 convolution and a BatchNorm per domain and layer",
+           "deeptransfer.adapters.ResidualAdapter", {"mode": "series"}),
+    Method("covnorm", "Covariance normalisation (CovNorm)", "Li, Vasconcelos, CVPR 2019", None, "multi-domain",
+           "an adapter acts in few directions", (SEVERAL, "trained adapters"), "two eigendecompositions per adapter",
+           "deeptransfer.adapters.CovNorm"),
 )  # fmt: skip
 
 _BY_NAME = {record.name: record for record in _RECORDS}

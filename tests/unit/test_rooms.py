@@ -27,6 +27,9 @@ ROOMS = {
     "adversarial": set(),
     "normalization": set(),
     "transferability": {"networks"},
+    # what stands on normalisation
+    "attacks": {"normalization"},
+    "adapters": {"normalization"},
     # methods
     "objectives": {"adversarial", "discrepancy", "domains", "networks", "normalization"},
     "catalogue": {"adversarial", "normalization", "objectives"},

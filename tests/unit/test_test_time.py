@@ -79,6 +79,20 @@ def test_prior_mixes_as_n_source_images_would_in_numpy(prior, n):
         np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("family", [None, DomainBatchNorm2d])
+def test_the_variance_of_the_mixture_is_that_of_source_images_and_batch_together(family):
+    """Sixteen source images whose statistics are the stored ones, beside a batch of five: measured as one set."""
+    source, x = images(16).view(16, 1, 6, 6) + 3, images(5, 1) / 2
+    layer = adapt_statistics(nn.BatchNorm2d(1).double(), source)
+    layer = convert_norm(layer, family) if family else layer
+    with prediction_time(layer, prior=16, mixture=True):
+        actual = layer(x)
+    together = nn.functional.batch_norm(torch.cat([source, x]), None, None, training=True)
+    torch.testing.assert_close(actual, together[16:])
+    with prediction_time(layer, prior=16):
+        assert layer(x).std() > 1.05 * actual.std()  # without the term between the two means
+
+
 def test_an_infinite_prior_is_the_sources_batch_norm():
     model, x = network(), images(10)
     expected = model.eval()(x)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from .plain import Norm, check_input, drop_and_act, kind, norm_layers
 
 
 @contextmanager
-def prediction_time(model: nn.Module, prior: float = 0.0) -> Iterator[nn.Module]:
+def prediction_time(model: nn.Module, prior: float = 0.0, mixture: bool = False) -> Iterator[nn.Module]:
     r"""Normalise each batch by its own statistics inside the ``with`` block, mixed with the source's as a prior.
 
     .. math:: \hat\mu = \frac{N}{N+n}\,\mu_s + \frac{n}{N+n}\,\mu_{batch}, \qquad
@@ -28,6 +29,9 @@ def prediction_time(model: nn.Module, prior: float = 0.0) -> Iterator[nn.Module]
     with n images in the batch and the weight of N = ``prior`` source images. N = 0 is prediction-time BatchNorm,
     N → ∞ the source's BatchNorm. The model evaluates otherwise (no dropout), and no running statistic moves.
 
+    A mean of variances is not the variance of the mixture of N source images and the batch: that one is larger by
+    :math:`\frac{N n}{(N+n)^2}(\mu_s - \mu_{batch})^2`. The papers leave this out.
+
     Parameters
     ----------
     model
@@ -35,7 +39,9 @@ def prediction_time(model: nn.Module, prior: float = 0.0) -> Iterator[nn.Module]
         Which classes count as plain, and which are refused by name, is said at
         :func:`~deeptransfer.normalization.convert_norm`; a frozen BatchNorm is one of them.
     prior
-        N ≥ 0; ``math.inf`` is allowed.
+        N ≥ 0; ``math.inf`` is allowed. The last batch of a stream may be short: its n is its own.
+    mixture
+        Take the variance of the mixture. Ours, not the papers'.
 
     Yields
     ------
@@ -68,7 +74,7 @@ def prediction_time(model: nn.Module, prior: float = 0.0) -> Iterator[nn.Module]
     before = [vars(layer).get("forward") for layer in layers]  # not None inside another such block
     with evaluation_mode(model):
         for layer in layers:
-            layer.forward = partial(_normalise_by_batch, layer, prior)  # type: ignore[method-assign]
+            layer.forward = partial(_normalise_by_batch, layer, prior, mixture)  # type: ignore[method-assign]
         try:
             yield model
         finally:
@@ -78,7 +84,7 @@ def prediction_time(model: nn.Module, prior: float = 0.0) -> Iterator[nn.Module]
                     layer.forward = forward  # type: ignore[method-assign]
 
 
-def _normalise_by_batch(layer: Norm, prior: float, x: Tensor) -> Tensor:
+def _normalise_by_batch(layer: Norm, prior: float, mixture: bool, x: Tensor) -> Tensor:
     layer._check_input(x) if isinstance(layer, DomainNorm) else check_input(layer, x)
     if x.numel() == x.shape[1] and prior == 0:
         raise ValueError(
@@ -90,12 +96,12 @@ def _normalise_by_batch(layer: Norm, prior: float, x: Tensor) -> Tensor:
         read = set(layer.rows_read(layer.row("target"))) - {layer.row("target")}
         layer._require(tuple(sorted(read | {layer.row("source")} if prior else read)))
     with torch.autocast(x.device.type, enabled=False):  # statistics never in half precision
-        y = _normalised(layer, prior, x) if x.numel() else x.clone()
+        y = _normalised(layer, prior, mixture, x) if x.numel() else x.clone()
     known = kind(layer)
     return drop_and_act(layer, (x,), y) if known and known.acts else y
 
 
-def _normalised(layer: Norm, prior: float, x: Tensor) -> Tensor:
+def _normalised(layer: Norm, prior: float, mixture: bool, x: Tensor) -> Tensor:
     n, rows = len(x), x
     if prior == math.inf:
         mixed = stored_moments(layer, "source")
@@ -103,7 +109,11 @@ def _normalised(layer: Norm, prior: float, x: Tensor) -> Tensor:
         x, mixed = batch_moments(layer, x)
         if prior:
             source, share = stored_moments(layer, "source"), n / (prior + n)
-            mixed = Moments(source.mean.lerp(mixed.mean, share), source.var.lerp(mixed.var, share), math.inf)
+            var, shift = source.var.lerp(mixed.var, share), mixed.mean - source.mean
+            if mixture:
+                spread = layer.spread(shift) if isinstance(layer, DomainNorm) else shift.square()
+                var = var + share * (1 - share) * spread
+            mixed = Moments(source.mean.lerp(mixed.mean, share), var, math.inf)
     if isinstance(layer, DomainNorm):
         row = layer.row("target")
         moments = [mixed if d == row else stored_moments(layer, d) for d in range(len(layer.domains))]
@@ -113,6 +123,24 @@ def _normalised(layer: Norm, prior: float, x: Tensor) -> Tensor:
     shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.to(scale.dtype)
     scale = scale if layer.weight is None else scale * layer.weight
     return scale_and_shift(x, [n], mixed.mean[None], scale[None], shift[None])
+
+
+def entropies(logits: Tensor) -> Tensor:
+    r"""Return the entropy of each row's prediction, in nats: :math:`H(p) = -\sum_c p_c \log p_c`.
+
+    Parameters
+    ----------
+    logits
+        ``(n, C)``; a class that is ruled out by −∞ adds nothing.
+
+    Returns
+    -------
+    Tensor
+        ``(n,)``, from 0 to log C, in float32 or better.
+    """
+    log_p = F.log_softmax(wide(logits), dim=1)
+    log_p = log_p.masked_fill(log_p == -math.inf, 0)  # 0 log 0 is 0
+    return -(log_p.exp() * log_p).sum(1)
 
 
 class Tent(nn.Module):
@@ -151,15 +179,20 @@ class Tent(nn.Module):
     ICLR 2021.
     """
 
+    others: ClassVar[tuple[type[nn.Module], ...]] = ()  # further layers whose scale and shift are adapted
+
     def __init__(self, model: nn.Module, lr: float = 1e-3) -> None:
         super().__init__()
         self.model, self.lr = model, lr
-        layers = norm_layers(model).values()
+        by_batch: list[nn.Module] = list(norm_layers(model).values())
+        self._by_batch = bool(by_batch)
+        layers = by_batch + [module for module in model.modules() if isinstance(module, self.others)]
         # A layer may lack them, a frozen one holds them as buffers, and two layers may share them.
         affine = [p for layer in layers for p in (layer.weight, layer.bias) if isinstance(p, nn.Parameter)]
         self.adapted = list(dict.fromkeys(affine))
         if not self.adapted:
-            raise ValueError(f"{type(model).__name__} has no BatchNorm or domain layer with scale and shift")
+            names = " or ".join(["BatchNorm", *(other.__name__ for other in self.others), "domain layer"])
+            raise ValueError(f"{type(model).__name__} has no {names} with scale and shift")
         model.requires_grad_(False)
         for parameter in self.adapted:
             parameter.requires_grad_(True)
@@ -174,27 +207,43 @@ class Tent(nn.Module):
                 parameter.grad = None
             # What Adam moves: the parameter itself, or its copy in float32.
             self._moved = [p if (copy := wide(p.detach())).dtype == p.dtype else copy for p in self.adapted]
-        self.optimizer = torch.optim.Adam(self._moved, lr=self.lr)
+        self.optimizer = self._optimizer(self._moved)
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict the batch, then learn from it; also where the caller has switched gradients off."""
-        with prediction_time(self.model), torch.inference_mode(False), torch.enable_grad():
-            out = self.model(x.clone() if x.is_inference() else x)
-            logits = getattr(out, "logits", out)
-            log_p = F.log_softmax(wide(logits), dim=1)
-            log_p = log_p.masked_fill(log_p == -math.inf, 0)  # a class ruled out by -inf: 0 log 0 is 0
-            entropy = -(log_p.exp() * log_p).sum(1).mean()
-            for parameter in self.adapted:
-                parameter.grad = None
-            if entropy.isfinite():
-                entropy.backward()
-                self._step()
+        with self._statistics(), torch.inference_mode(False), torch.enable_grad():
+            x = x.clone() if x.is_inference() else x
+            logits = self._logits(x)
+            self._learn(x, logits)
         return logits.detach()
 
-    @torch.no_grad()
-    def _step(self) -> None:
+    def _statistics(self) -> AbstractContextManager[object]:
+        return prediction_time(self.model) if self._by_batch else evaluation_mode(self.model)
+
+    def _optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=self.lr)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        out = self.model(x)
+        return getattr(out, "logits", out)
+
+    def _learn(self, x: Tensor, logits: Tensor) -> None:
+        """What follows the prediction of a batch."""
+        self._step(self._gradients(entropies(logits).mean()))
+
+    def _gradients(self, loss: Tensor) -> list[Tensor | None] | None:
+        """Differentiate the loss by what is adapted; None unless it and the squares, which Adam keeps, are finite."""
+        for parameter in self.adapted:
+            parameter.grad = None
+        if not loss.isfinite():
+            return None
+        loss.backward()
         gradients = [None if p.grad is None else wide(p.grad) for p in self.adapted]
-        if not all(g is None or g.square().isfinite().all() for g in gradients):  # Adam keeps the squares
+        return gradients if all(g is None or g.square().isfinite().all() for g in gradients) else None
+
+    @torch.no_grad()
+    def _step(self, gradients: list[Tensor | None] | None) -> None:
+        if gradients is None:
             return
         for moved, gradient in zip(self._moved, gradients, strict=True):
             moved.grad = gradient
