@@ -27,6 +27,8 @@ ROOMS = {
     "adversarial": set(),
     "normalization": set(),
     "transferability": {"networks"},
+    # the same statistics put to other uses
+    "style": {"normalization"},
     # methods
     "objectives": {"adversarial", "discrepancy", "domains", "networks", "normalization"},
     "catalogue": {"adversarial", "normalization", "objectives"},

@@ -4,11 +4,13 @@ from .adabn import adapt_statistics
 from .autodial import AutoDIAL, AutoDIAL1d, AutoDIAL2d, AutoDIAL3d
 from .base import DomainNorm
 from .batchnorm import DomainBatchNorm, DomainBatchNorm1d, DomainBatchNorm2d, DomainBatchNorm3d
+from .conditional import ConditionalNorm2d
 from .convert import convert_norm, gate_parameters, mixes_domains
 from .export import GroupedLinear, to_batchnorm
 from .gates import clip_gate
 from .moments import Moments
 from .reciprocal import ReciprocalNorm, ReciprocalNorm1d, ReciprocalNorm2d, ReciprocalNorm3d
+from .region import RegionNorm2d
 from .split import forward_domains, use_domain
 from .test_time import Tent, prediction_time
 from .transnorm import TransNorm, TransNorm1d, TransNorm2d, TransNorm3d
@@ -25,6 +27,7 @@ __all__ = [
     "AutoDIAL1d",
     "AutoDIAL2d",
     "AutoDIAL3d",
+    "ConditionalNorm2d",
     "DomainBatchNorm",
     "DomainBatchNorm1d",
     "DomainBatchNorm2d",
@@ -40,6 +43,7 @@ __all__ = [
     "ReciprocalNorm1d",
     "ReciprocalNorm2d",
     "ReciprocalNorm3d",
+    "RegionNorm2d",
     "Tent",
     "TransNorm",
     "TransNorm1d",
