@@ -29,6 +29,8 @@ ROOMS = {
     "transferability": {"networks"},
     # the same statistics put to other uses
     "style": {"normalization"},
+    "weights": {"normalization"},
+    "gan": {"networks", "weights"},
     # methods
     "objectives": {"adversarial", "discrepancy", "domains", "networks", "normalization"},
     "catalogue": {"adversarial", "normalization", "objectives"},

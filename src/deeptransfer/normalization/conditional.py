@@ -86,8 +86,8 @@ class ConditionalNorm2d(nn.Module):
             rows = last.bias
         else:
             raise ValueError(
-                f"for {c} channels affine_from must be an nn.Embedding with {2 * c} columns, or end in an nn.Linear with "
-                f"bias and {2 * c} outputs; it ends in {last}"
+                f"for {c} channels affine_from must be an nn.Embedding with {2 * c} columns, or end in an nn.Linear "
+                f"with bias and {2 * c} outputs; it ends in {last}"
             )
         rows[..., :c] = 1
         rows[..., c:] = 0
