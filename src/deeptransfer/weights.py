@@ -202,11 +202,7 @@ def convolution_norm(layer: nn.Conv2d, size: tuple[int, int], iterations: int = 
     weight = layer.weight.detach().double()
 
     def convolve(x: Tensor) -> Tensor:
-        if layer.padding_mode != "zeros":
-            x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), 0
-        else:
-            padding = layer.padding
-        return F.conv2d(x, weight, None, layer.stride, padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+        return layer._conv_forward(x, weight, None)
 
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(1, layer.in_channels, *size, dtype=torch.float64, generator=generator).to(weight.device)

@@ -31,6 +31,8 @@ ROOMS = {
     "style": {"normalization"},
     "weights": {"normalization"},
     "gan": {"networks", "weights"},
+    "pruning": {"networks", "normalization"},
+    "slimmable": {"normalization"},
     # methods
     "objectives": {"adversarial", "discrepancy", "domains", "networks", "normalization"},
     "catalogue": {"adversarial", "normalization", "objectives"},

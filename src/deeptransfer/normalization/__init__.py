@@ -12,6 +12,7 @@ from .moments import Moments
 from .reciprocal import ReciprocalNorm, ReciprocalNorm1d, ReciprocalNorm2d, ReciprocalNorm3d
 from .region import RegionNorm2d
 from .split import forward_domains, use_domain
+from .switchable import SwitchableBatchNorm2d
 from .test_time import Tent, prediction_time
 from .transnorm import TransNorm, TransNorm1d, TransNorm2d, TransNorm3d
 from .whitening import (
@@ -44,6 +45,7 @@ __all__ = [
     "ReciprocalNorm2d",
     "ReciprocalNorm3d",
     "RegionNorm2d",
+    "SwitchableBatchNorm2d",
     "Tent",
     "TransNorm",
     "TransNorm1d",
