@@ -91,7 +91,7 @@ def sparsify_(model: nn.Module, strength: float) -> None:
 
 
 def slimmest_channels(model: nn.Module, share: float, least: float = 0.1) -> Channels:
-    r"""Drop the given share of all channels of a network: those with the smallest |γ|, whatever their layer.
+    r"""Drop the given share of all channels of a network: the smallest scales :math:`|\gamma|`, whatever their layer.
 
     Parameters
     ----------

@@ -127,7 +127,7 @@ class GroupwiseWhitenColor(nn.Module):
     Parameters
     ----------
     channels, groups
-        C and G, which divides C. One channel per group is a scale |s| for each: AdaIN's shape.
+        C and G, which divides C. One channel per group is a scale :math:`|s|` for each: AdaIN's shape.
 
     Attributes
     ----------
@@ -239,7 +239,7 @@ def orthogonality(factor: Tensor) -> Tensor:
 
     Notes
     -----
-    The release penalises |U − I|, which draws the colouring towards a diagonal matrix, and so towards AdaIN.
+    The release penalises :math:`|U - I|`, which draws the colouring towards a diagonal matrix, and so towards AdaIN.
 
     References
     ----------
