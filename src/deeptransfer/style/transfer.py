@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deeptransfer.normalization.passes import measure, scale_and_shift, wide
+from deeptransfer.normalization.passes import measure, wide
 
 from .psd import CUT, matrix_power_psd
 
@@ -56,12 +56,14 @@ def adaptive_instance_norm(content: Tensor, style: Tensor, alpha: float = 1.0, e
     """
     _check(content, style)
     with torch.autocast(content.device.type, enabled=False):
-        rows, mean, var = _channels(content)
-        _, style_mean, style_var = _channels(style)
-        if len(style) < len(content):
-            style_mean, style_var = (v.repeat(1, len(content)) for v in (style_mean, style_var))
-        scale = alpha * ((style_var + eps) / (var + eps)).sqrt() + (1 - alpha)
-        return scale_and_shift(rows, [1], mean, scale, alpha * style_mean + (1 - alpha) * mean).view(content.shape)
+        values = _channels(content)
+        _, mean, var = measure(_channels(style), [1])
+        scale, shift = ((v[0] if len(style) == len(content) else v[0].repeat(len(content))) for v in (var, mean))
+        scale = (scale + eps).sqrt()
+        # Not F.batch_norm, which refuses an image of one position: here that becomes the style's mean.
+        t = torch.batch_norm(values, scale, shift, None, None, True, 0.0, eps, torch.backends.cudnn.enabled)
+        y = t if alpha == 1 else values.lerp(t, alpha)
+    return y.view(content.shape).to(content.dtype)
 
 
 def whiten_color(content: Tensor, style: Tensor, alpha: float = 1.0, eps: float = EPS, cut: float = CUT) -> Tensor:
@@ -125,9 +127,9 @@ def whiten_color(content: Tensor, style: Tensor, alpha: float = 1.0, eps: float 
     return y.view(content.shape).to(content.dtype)
 
 
-def _channels(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each channel of each image as a channel of one image (1, N · C, P), its mean and variance (1, N · C)."""
-    return measure(x.reshape(1, x.shape[0] * x.shape[1], -1), [1])
+def _channels(x: Tensor) -> Tensor:
+    """Each channel of each image as a channel of one image, (1, N · C, P)."""
+    return wide(x).reshape(1, x.shape[0] * x.shape[1], -1)
 
 
 def _covariance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
