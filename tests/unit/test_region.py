@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from reference_style import convolve
 from torch import nn
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from deeptransfer.normalization import RegionNorm2d
+from deeptransfer.normalization import LearnedRegionNorm2d, RegionNorm2d
 
 C = 3
 
@@ -142,12 +143,51 @@ def test_half_precision_memory_format_and_state(dtype):
     assert_close(again(X.float(), MASK), made(X.float(), MASK))
 
 
+def learned():
+    torch.manual_seed(0)
+    return LearnedRegionNorm2d(C, threshold=0.5, kernel_size=3).double()
+
+
+def test_the_learned_form_follows_the_formula():
+    made = learned()
+    got = made(X).detach()
+    for i in range(2):
+        x = X[i].numpy()
+        weight = {name: p.detach().numpy() for name, p in made.named_parameters()}
+        s = 1 / (1 + np.exp(-convolve(np.stack([x.mean(0), x.max(0)]), weight["detect.weight"], padding=1)))
+        mask = (s >= 0.5).astype(int)
+        assert 0 < mask.mean() < 1
+        y = reference(x[None], mask[None], np.ones((2, C)), np.zeros((2, C)))[0]
+        gamma, beta = (convolve(s, weight[f"{n}.weight"], padding=1) + weight[f"{n}.bias"] for n in ("gamma", "beta"))
+        np.testing.assert_allclose(got[i].numpy(), (1 + gamma) * y + beta, rtol=1e-9, atol=1e-9)
+
+
+def test_the_learned_form_is_the_basic_one_where_gamma_and_beta_are_zero():
+    made = learned()
+    for name in ("gamma", "beta"):
+        for parameter in getattr(made, name).parameters():
+            nn.init.zeros_(parameter)
+    assert_close(made(X), made.norm(X, made.map(X) >= 0.5))
+    again = learned()
+    again.load_state_dict(made.state_dict())
+    assert_close(again(X), made(X))
+
+
+def test_the_map_learns_through_gamma_and_beta():
+    made = learned()
+    made(X).square().sum().backward()
+    assert made.detect.weight.grad.abs().sum() > 0
+    assert gradcheck(made, X.clone().requires_grad_(), atol=1e-4)
+
+
 def test_errors_name_the_value():
     for call, message in [
         (lambda: layer()(X[:, :2], MASK), r"expected \(N, 3, H, W\)"),
         (lambda: layer()(X, MASK[:, 0]), "mask must be"),
         (lambda: layer()(X, MASK.expand(2, C, 7, 5)), "mask must be"),
         (lambda: layer()(X, MASK.repeat(2, 1, 1, 1)), "mask must be"),
+        (lambda: learned()(X[:, :2]), r"expected \(N, 3, H, W\)"),
+        (lambda: LearnedRegionNorm2d(C, kernel_size=4), "must be odd.* got 4"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -10,7 +10,7 @@ from .export import GroupedLinear, to_batchnorm
 from .gates import clip_gate
 from .moments import Moments
 from .reciprocal import ReciprocalNorm, ReciprocalNorm1d, ReciprocalNorm2d, ReciprocalNorm3d
-from .region import RegionNorm2d
+from .region import LearnedRegionNorm2d, RegionNorm2d
 from .split import forward_domains, use_domain
 from .switchable import SwitchableBatchNorm2d
 from .test_time import Tent, prediction_time
@@ -39,6 +39,7 @@ __all__ = [
     "DomainWhitening2d",
     "DomainWhitening3d",
     "GroupedLinear",
+    "LearnedRegionNorm2d",
     "Moments",
     "ReciprocalNorm",
     "ReciprocalNorm1d",

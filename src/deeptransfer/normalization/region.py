@@ -85,3 +85,60 @@ class RegionNorm2d(nn.Module):
     def extra_repr(self) -> str:
         """Show the sizes."""
         return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
+
+
+class LearnedRegionNorm2d(nn.Module):
+    r"""Region normalisation where the layer finds the hole itself, and one scale and shift for each position.
+
+    .. math:: y = (1 + \gamma(s))\,\mathrm{RegionNorm}(x, s \ge \tau) + \beta(s), \qquad
+              s = \sigma\Big(W * \big[\operatorname{mean}_c x, \max_c x\big]\Big)
+
+    The map s, in (0, 1), is one for all channels; γ and β are convolutions of it with one output channel. Which side of
+    the threshold a position lies on has no gradient: the map learns through γ and β alone.
+
+    Parameters
+    ----------
+    num_features
+        Number of channels C.
+    threshold
+        τ, 0.8 in the release.
+    kernel_size
+        Of the three convolutions; odd. Their images are padded with zeros.
+    eps
+        Added to the variances.
+
+    References
+    ----------
+    As :class:`RegionNorm2d` (its learnable form, RN-L, for layers in which the hole has been filled by and by).
+    """
+
+    def __init__(self, num_features: int, threshold: float = 0.8, kernel_size: int = 7, eps: float = 1e-5) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, so that the map keeps its size, got {kernel_size}")
+        self.threshold, padding = threshold, kernel_size // 2
+        self.norm = RegionNorm2d(num_features, eps, affine=False)
+        self.detect = nn.Conv2d(2, 1, kernel_size, padding=padding, bias=False)
+        self.gamma = nn.Conv2d(1, 1, kernel_size, padding=padding)
+        self.beta = nn.Conv2d(1, 1, kernel_size, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(N, C, H, W)``.
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit.
+        """
+        s = self.map(x)
+        return self.norm(x, s.detach() >= self.threshold) * (1 + self.gamma(s)) + self.beta(s)
+
+    def map(self, x: Tensor) -> Tensor:
+        """Return s, ``(N, 1, H, W)`` in (0, 1): high where the layer sees the hole."""
+        if x.dim() != 4 or x.shape[1] != self.norm.num_features:
+            raise ValueError(f"expected (N, {self.norm.num_features}, H, W), got shape {tuple(x.shape)}")
+        return self.detect(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)).sigmoid()
+
+    def extra_repr(self) -> str:
+        """Show the options."""
+        return f"threshold={self.threshold}"
