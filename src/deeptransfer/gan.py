@@ -27,7 +27,7 @@ __all__ = [
 
 
 def generator(widths: Sequence[int] = (16, 128, 128, 64), batchnorm: bool = False, seed: int = 0) -> nn.Sequential:
-    """Map latent vectors ``(n, widths[0])`` to images ``(n, widths[-1])`` in [0, 1]: linear layers, ReLU, sigmoid.
+    """Map latent vectors ``(n, widths[0])`` to images ``(n, widths[-1])`` in [−1, 1]: linear layers, ReLU, tanh.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def generator(widths: Sequence[int] = (16, 128, 128, 64), batchnorm: bool = Fals
     ValueError
         For fewer than two widths.
     """
-    return nn.Sequential(*_layers(widths, batchnorm, nn.ReLU, seed), nn.Sigmoid())
+    return nn.Sequential(*_layers(widths, batchnorm, nn.ReLU, seed), nn.Tanh())
 
 
 def discriminator(widths: Sequence[int] = (64, 128, 128, 1), batchnorm: bool = False, seed: int = 1) -> nn.Sequential:
@@ -117,7 +117,7 @@ def train_gan(
     generator, discriminator
         In training mode from here on.
     images
-        The real ones, ``(n, ...)``, drawn with replacement.
+        The real ones, ``(n, ...)``, drawn with replacement; in [−1, 1], as :func:`generator` makes them.
     latent
         Size of the latent vectors, drawn from a normal distribution.
     steps
