@@ -111,7 +111,7 @@ def slimmest_channels(model: nn.Module, share: float, least: float = 0.1) -> Cha
     """
     if not 0 <= share < 1 or not 0 <= least <= 1:
         raise ValueError(f"share must lie in [0, 1) and least in [0, 1], got {share} and {least}")
-    scales = {path: stage.norm.weight.detach().abs() for path, stage in _prunable(model).items()}  # type: ignore
+    scales = {path: stage.norm.weight.detach().abs().cpu() for path, stage in _prunable(model).items()}  # type: ignore
     order = torch.cat(list(scales.values())).argsort(stable=True)
     keep = torch.ones(len(order), dtype=torch.bool)
     keep[order[: int(len(order) * share)]] = False
@@ -153,7 +153,7 @@ def random_channels(model: nn.Module, lowest: float, highest: float, seed: int) 
     draw = torch.Generator().manual_seed(seed)
     chosen = {}
     for path, stage in _prunable(model).items():
-        norms = stage.layer.weight.detach().flatten(1).abs().sum(1)
+        norms = stage.layer.weight.detach().flatten(1).abs().sum(1).cpu()  # the choice is made there
         rate = lowest + (highest - lowest) * torch.rand((), generator=draw).item()
         keep = torch.ones(len(norms), dtype=torch.bool)
         keep[norms.argsort(stable=True)[: min(int(rate * len(norms)), len(norms) - 1)]] = False

@@ -10,10 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from deeptransfer.normalization.passes import wide
 
-CUT = 1e-6  # of the largest eigenvalue; smaller ones are rounding, or directions that the data do not have
 
-
-def matrix_power_psd(a: Tensor, power: float, cut: float = CUT) -> Tensor:
+def matrix_power_psd(a: Tensor, power: float, cut: float = 1e-6) -> Tensor:
     r"""Power of a symmetric positive semi-definite matrix, on the directions that it has.
 
     .. math:: A^p = \sum_{i\,:\,\lambda_i > c\,\lambda_{\max}} \lambda_i^p\, e_i e_i^\top, \qquad
@@ -38,7 +36,7 @@ def matrix_power_psd(a: Tensor, power: float, cut: float = CUT) -> Tensor:
     power
         p, such as ½ or −½.
     cut
-        c ≥ 0, as a share of the largest eigenvalue of each matrix.
+        c ≥ 0, as a share of the largest eigenvalue of each matrix: below it is rounding, or what the data do not have.
 
     Returns
     -------

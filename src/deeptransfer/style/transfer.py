@@ -7,12 +7,10 @@ from torch import Tensor
 
 from deeptransfer.normalization.passes import measure, wide
 
-from .psd import CUT, matrix_power_psd
-
-EPS = 1e-5
+from .psd import matrix_power_psd
 
 
-def adaptive_instance_norm(content: Tensor, style: Tensor, alpha: float = 1.0, eps: float = EPS) -> Tensor:
+def adaptive_instance_norm(content: Tensor, style: Tensor, alpha: float = 1.0, eps: float = 1e-5) -> Tensor:
     r"""Adaptive instance normalisation (AdaIN): the content with the style's mean and variance in each channel.
 
     .. math:: y = \alpha\, t + (1 - \alpha)\, c, \qquad
@@ -66,7 +64,7 @@ def adaptive_instance_norm(content: Tensor, style: Tensor, alpha: float = 1.0, e
     return y.view(content.shape).to(content.dtype)
 
 
-def whiten_color(content: Tensor, style: Tensor, alpha: float = 1.0, eps: float = EPS, cut: float = CUT) -> Tensor:
+def whiten_color(content: Tensor, style: Tensor, alpha: float = 1.0, eps: float = 1e-5, cut: float = 1e-6) -> Tensor:
     r"""Whitening and colouring transform (WCT): the content with the style's mean and covariance of its channels.
 
     .. math:: y = \alpha\, t + (1 - \alpha)\, c, \qquad
@@ -86,9 +84,9 @@ def whiten_color(content: Tensor, style: Tensor, alpha: float = 1.0, eps: float 
     eps
         ε ≥ 0, a ridge on both covariances. With ε = 0 the cut alone keeps the result finite.
     cut
-        Directions whose eigenvalue is below this share of the largest are left out: of an image with fewer positions
-        than channels that is all but P − 1 at most, up to the ridge. Relative, so that the scale of the features does
-        not decide, as it does in the release (10⁻⁵).
+        Directions whose eigenvalue, with the ridge, is below this share of the largest are left out. Relative, so that
+        the scale of the features does not decide, as it does in the release (10⁻⁵). An image of P positions has
+        P − 1 directions at most, however many channels there are.
 
     Returns
     -------
