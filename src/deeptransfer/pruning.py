@@ -249,7 +249,7 @@ def prune_channels(model: nn.Module, keep: Mapping[str, Tensor], fold: bool = Tr
             if mask is None:
                 continue
             bias = stage.norm.bias if stage.norm is not None else None
-            constant = torch.zeros_like(stage.layer.weight[:, :1]).flatten() if bias is None else bias.detach().clone()
+            constant = stage.layer.weight.new_zeros(len(mask)) if bias is None else bias.detach().clone()
             for path, module in stage.after:
                 if isinstance(module, NORMS):
                     new[path] = _cut_norm(module, mask)
@@ -323,7 +323,7 @@ def _chain(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
                 yield from _chain(child, f"{path}.{name}" if path else name)
         return
     plain = type(model) in (nn.Conv2d, nn.Linear, *NORMS, *POINTWISE, *KEEP_A_CONSTANT)
-    if not plain or not path or "weight" in vars(model).get("parametrizations", ()):
+    if not plain or not path:  # a parametrised layer has a class of its own
         raise ValueError(
             f"{path or 'the model'} ({type(model).__name__}) is not understood: pruning follows a chain of Conv2d, "
             "Linear, BatchNorm, activations and pooling (a domain layer becomes BatchNorm by to_batchnorm)"

@@ -180,6 +180,17 @@ def test_a_batchnorm_elsewhere_in_the_chain_is_cut_along():
     assert_close(prune_channels(model, keep)(inputs()), mask_channels(model, keep, shift=False)(inputs()))
 
 
+def test_without_a_shift_a_dropped_channel_emits_the_activation_of_zero():
+    """BatchNorm without affine: what is folded is the sigmoid's ½, as if the next layer had a bias for it."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3, affine=False)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), norm, nn.Sigmoid(), nn.Conv2d(3, 2, 2)).double().eval()
+    mask = torch.tensor([True, False, True])
+    z = model[2](norm(model[0](inputs())))
+    z[:, 1] = 0.5
+    assert_close(prune_channels(model, {"1": mask})(inputs()), model[3](z))
+
+
 def test_half_precision_and_channels_last():
     model = chain().bfloat16()
     small = prune_channels(model, KEEP)
