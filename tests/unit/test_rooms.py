@@ -30,6 +30,12 @@ ROOMS = {
     # what stands on normalisation
     "attacks": {"normalization"},
     "adapters": {"normalization"},
+    # the same statistics put to other uses
+    "style": {"normalization"},
+    "weights": {"normalization"},
+    "gan": {"networks", "weights"},
+    "pruning": {"networks", "normalization"},
+    "slimmable": {"normalization"},
     # methods
     "objectives": {"adversarial", "discrepancy", "domains", "networks", "normalization"},
     "catalogue": {"adversarial", "normalization", "objectives"},

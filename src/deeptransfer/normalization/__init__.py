@@ -4,6 +4,7 @@ from .adabn import adapt_statistics
 from .autodial import AutoDIAL, AutoDIAL1d, AutoDIAL2d, AutoDIAL3d
 from .base import DomainNorm
 from .batchnorm import DomainBatchNorm, DomainBatchNorm1d, DomainBatchNorm2d, DomainBatchNorm3d
+from .conditional import ConditionalNorm2d
 from .convert import convert_norm, gate_parameters, mixes_domains
 from .dson import DSON, DSON1d, DSON2d, DSON3d
 from .exchange import CrossNorm, MixStyle, SelfNorm2d
@@ -23,10 +24,12 @@ from .matching import gaussian_divergence, information_maximization, statistics_
 from .moments import Moments
 from .position import PositionNorm2d
 from .reciprocal import ReciprocalNorm, ReciprocalNorm1d, ReciprocalNorm2d, ReciprocalNorm3d
+from .region import LearnedRegionNorm2d, RegionNorm2d
 from .reliable import EATA, SAR
 from .robust import RobustBatchNorm, RobustBatchNorm1d, RobustBatchNorm2d, RobustBatchNorm3d
 from .selective import InstanceWhitening2d, instance_correlation, sensitive_pairs, whitening_loss
 from .split import forward_domains, use_domain
+from .switchable import SwitchableBatchNorm2d
 from .test_time import Tent, entropies, prediction_time
 from .transnorm import TransNorm, TransNorm1d, TransNorm2d, TransNorm3d
 from .unseen import Branches, average_domains, domain_branches
@@ -49,6 +52,7 @@ __all__ = [
     "AutoDIAL2d",
     "AutoDIAL3d",
     "Branches",
+    "ConditionalNorm2d",
     "CrossNorm",
     "DSON1d",
     "DSON2d",
@@ -72,6 +76,7 @@ __all__ = [
     "InstanceAwareBatchNorm2d",
     "InstanceAwareBatchNorm3d",
     "InstanceWhitening2d",
+    "LearnedRegionNorm2d",
     "MixStyle",
     "Moments",
     "PositionNorm2d",
@@ -79,11 +84,13 @@ __all__ = [
     "ReciprocalNorm1d",
     "ReciprocalNorm2d",
     "ReciprocalNorm3d",
+    "RegionNorm2d",
     "RobustBatchNorm",
     "RobustBatchNorm1d",
     "RobustBatchNorm2d",
     "RobustBatchNorm3d",
     "SelfNorm2d",
+    "SwitchableBatchNorm2d",
     "Tent",
     "TransNorm",
     "TransNorm1d",
