@@ -14,12 +14,9 @@ import io
 import itertools
 import json
 import math
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any
 
 import matplotlib as mpl
@@ -32,6 +29,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image, ImageFilter
 from PIL.PngImagePlugin import PngInfo
+
+from deeptransfer.live import is_live
 
 __all__ = [
     "COLORS",
@@ -146,16 +145,6 @@ def _show_figures_our_way() -> None:
 
 def _figure_html(figure: Figure) -> str:
     return STYLE + picture_html(_png_of(figure), "Figure", _image_boxes(figure))
-
-
-def is_live() -> bool:
-    """Whether a reader runs this in a notebook, who can move widgets.
-
-    Outside a notebook nothing moves; where outputs are stored or compared, ``DEEPTRANSFER_LIVE=0`` says so.
-    """
-    ipython = sys.modules.get("IPython")
-    in_notebook = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
-    return in_notebook and os.environ.get("DEEPTRANSFER_LIVE") != "0" and find_spec("ipywidgets") is not None
 
 
 # --- plots that several chapters share --------------------------------------------------------------------------------

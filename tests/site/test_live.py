@@ -281,6 +281,7 @@ def test_reading_a_page_needs_no_torch():
     import subprocess
     import sys
 
-    code = "import sys; sys.modules['torch'] = None\nfrom deeptransfer.live import *\nprint(len(LiveFigure('adabn').page()))"
+    code = "import sys; sys.modules['torch'] = None\n"
+    code += "from deeptransfer.live import *\nprint(len(LiveFigure('adabn').page()))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert int(run.stdout) > 10_000

@@ -43,7 +43,7 @@ ROOMS = {
     "diagnostics": set(),
     "selection": {"diagnostics"},
     # the book's side
-    "figures": set(),
+    "figures": {"live"},
     "live": set(),
     "exercises": set(),
     "claims": set(),

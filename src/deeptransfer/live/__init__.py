@@ -10,14 +10,27 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
+import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LiveFigure", "names"]
+__all__ = ["LiveFigure", "is_live", "names"]
 
 FOLDER = Path(__file__).parent
+
+
+def is_live() -> bool:
+    """Whether a reader runs this in a notebook, who can move widgets.
+
+    Outside a notebook nothing moves; where outputs are stored or compared, ``DEEPTRANSFER_LIVE=0`` says so.
+    """
+    ipython = sys.modules.get("IPython")
+    in_notebook = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+    return in_notebook and os.environ.get("DEEPTRANSFER_LIVE") != "0" and find_spec("ipywidgets") is not None
 
 
 def names() -> list[str]:
@@ -104,8 +117,10 @@ class LiveFigure:
             self._widget.add_class("live")
         return self._widget
 
-    def _repr_html_(self) -> str:
-        return self.page()
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """A widget where a reader runs the notebook; a page of its own where outputs are stored."""
+        bundle = {"text/plain": repr(self)}
+        return bundle | (self.widget()._repr_mimebundle_()[0] if is_live() else {"text/html": self.page()})
 
 
 def module(name: str) -> str:
