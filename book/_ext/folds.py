@@ -23,7 +23,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.writers.html5 import HTML5Translator
 from sphinx_exercise.nodes import solution_node
 
-from figure_numbers import shows_a_picture
+from figure_numbers import pictures
 
 ANSWER = "fold-answer"
 NUMBERS = "The numbers, after you have bet"
@@ -79,7 +79,7 @@ def _fold_code(cell: nodes.Element) -> None:
     outputs = [part for part in cell.children if part.get("nb_element") == "cell_code_output"]
     if not code:
         return
-    picture = any(map(shows_a_picture, outputs))
+    picture = any(map(pictures, outputs))
     line = "Code of the figure" if picture else "Code"
     if cell.get("hide_mode") == "all":
         if outputs:
