@@ -163,7 +163,9 @@ def test_a_slider_draws_afresh_below_itself(open_notebook: Callable[[str], Page]
     figure.wait_for(timeout=180 * SECOND)
     picture, handle = figure.locator("img"), figure.locator(".noUi-handle").first
     above, below = handle.bounding_box(), picture.bounding_box()
-    assert above and below and above["y"] + above["height"] <= below["y"]
+    assert above
+    assert below
+    assert above["y"] + above["height"] <= below["y"]
     seen = {str(picture.get_attribute("src"))}
     handle.focus()
     for _ in range(3):

@@ -34,7 +34,8 @@ ROOMS = {
     "diagnostics": set(),
     "selection": {"diagnostics"},
     # the book's side
-    "figures": set(),
+    "pictures": set(),
+    "figures": {"pictures"},
     "exercises": set(),
     "claims": set(),
 }
