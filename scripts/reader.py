@@ -28,7 +28,7 @@ from nbformat import NotebookNode
 from notebooks import BOOK, ROOT, find_notebooks, shows_a_picture
 from plain_markdown import Context, Part, convert, escape, exercise_name, fold, split_solutions
 
-from deeptransfer.figures import STYLE, boxes_of, picture_html
+from deeptransfer.pictures import STYLE, picture_html
 
 FOLDER = ROOT / "notebooks"
 GLUED = "application/papermill.record/text/plain"
@@ -145,7 +145,7 @@ def _described(output: NotebookNode, cell: NotebookNode) -> NotebookNode:
     if not words or "image/png" not in output.get("data", {}):
         return output
     png = base64.b64decode(output.data["image/png"])
-    page = STYLE + picture_html(png, words, boxes_of(png))
+    page = STYLE + picture_html(png, words)
     metadata = {**output.metadata, "image/png": {**output.metadata.get("image/png", {}), "alt": words}}
     return nbformat.from_dict({**output, "data": {**output.data, "text/html": page}, "metadata": metadata})
 

@@ -14,7 +14,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 from deeptransfer.catalogue import CHAPTERS
-from deeptransfer.figures import STYLE, boxes_of, kept_boxes
+from deeptransfer.pictures import STYLE, boxes_of, kept_boxes
 
 NUMBERS = {page: number for number, page in CHAPTERS.items()}
 

@@ -8,7 +8,6 @@ the source is a blue circle, the target an orange triangle, whatever a model say
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import itertools
@@ -31,6 +30,7 @@ from PIL import Image, ImageFilter
 from PIL.PngImagePlugin import PngInfo
 
 from deeptransfer.live import is_live
+from deeptransfer.pictures import DPI, KEPT, STYLE, TEXT_PIXELS, WIDTH, Boxes, picture_html, plate
 
 __all__ = [
     "COLORS",
@@ -58,12 +58,7 @@ COLORS = {
 }
 MARKERS = {"source": "o", "target": "^", "model": "s", "accent": "D", "other": "v", "neutral": "P"}
 
-WIDTH = 5.0  # inches; on a page the width of the text, in which nine points are as large as its letters
-TEXT_PIXELS = 640
-DPI = 2 * TEXT_PIXELS / WIDTH  # two pixels for each of the page: sharp on a fine screen
-
 Setting = Mapping[str, Any]  # name of each control and its value
-Boxes = Sequence[Sequence[float]]  # where a picture shows images: (left, top, width, height) in per cent
 
 MAX_CONTROLS = 2
 MAX_FRAMES = 24
@@ -144,7 +139,7 @@ def _show_figures_our_way() -> None:
 
 
 def _figure_html(figure: Figure) -> str:
-    return STYLE + picture_html(_png_of(figure), "Figure", _image_boxes(figure))
+    return STYLE + picture_html(_png_of(figure), "Figure")
 
 
 # --- plots that several chapters share --------------------------------------------------------------------------------
@@ -339,11 +334,8 @@ class Exploration:
         """With a reader there, widgets, and beside them the opening frame for viewers without; else nothing more."""
         if not is_live():
             return {}
-        picture, boxes = self._render(self._start)
-        return {
-            **self.widget()._repr_mimebundle_(),
-            "text/html": self._page([(self._start, _png(picture, boxes), boxes)]),
-        }
+        opening = picture_html(_png(*self._render(self._start)), self.alt_text(**self._start))
+        return {**self.widget()._repr_mimebundle_(), "text/html": self._page([(self._start, opening)])}
 
     def _repr_html_(self) -> str:
         return self._stored
@@ -353,7 +345,12 @@ class Exploration:
         """The page with all settings, in fewer shades where it is heavy."""
         drawn = self._drawings()
         for shades in SHADES:
-            page = self._page(_frames(drawn, self._start, shades))
+            page = self._page(
+                [
+                    (setting, plate(frame, "webp", drawn[0][1].size, self.alt_text(**setting), boxes))
+                    for setting, frame, boxes in _frames(drawn, self._start, shades)
+                ]
+            )
             if len(page.encode()) <= MAX_BYTES:
                 return page
         raise ValueError(
@@ -425,13 +422,13 @@ class Exploration:
         def show(_change: Any = None) -> None:
             setting = {name: slider.value for name, slider in sliders.items()}
             drawn, boxes = self._render(setting)
-            picture.value = picture_html(_png(drawn, boxes, compress_level=1), self.alt_text(**setting), boxes)
+            picture.value = picture_html(_png(drawn, boxes, compress_level=1), self.alt_text(**setting))
 
         for slider in sliders.values():
             slider.observe(show, names="value")  # while one drawing is made, the front end keeps the last move only
         show()
         caption = [ipywidgets.HTML(html.escape(self._caption))] if self._caption else []
-        box = ipywidgets.VBox([ipywidgets.HTML(STYLE), ipywidgets.Box([*sliders.values()]), picture, *caption])
+        box = ipywidgets.VBox([ipywidgets.HTML(STYLE + _LIVE), ipywidgets.Box([*sliders.values()]), picture, *caption])
         return box.add_class("explore-live")
 
     def _drawings(self) -> list[tuple[Setting, Image.Image, Boxes]]:
@@ -446,14 +443,14 @@ class Exploration:
                 )
         return drawn
 
-    def _page(self, frames: Sequence[tuple[Setting, bytes, Boxes]]) -> str:
+    def _page(self, frames: Sequence[tuple[Setting, str]]) -> str:
         """As HTML: the pictures, and above them sliders if there are several."""
         pictures = "\n".join(
             _FRAME.format(
                 kind='class="explore-start"' if setting == self._start else 'hidden="hidden"',
-                picture=picture_html(picture, self.alt_text(**setting), boxes),
+                picture=picture,
             )
-            for setting, picture, boxes in frames
+            for setting, picture in frames
         )
         controls = "".join(
             _CONTROL.format(
@@ -589,8 +586,6 @@ def _webp(pixels: np.ndarray) -> bytes:
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
-KEPT = "keeps its colours"  # in the text of a PNG: its boxes
-
 
 def _pixels(figure: Figure) -> Image.Image:
     file = io.BytesIO()
@@ -637,29 +632,6 @@ def _shown(figure: Figure) -> tuple[bytes, dict[str, int]]:
     return _png_of(figure), {"width": round(width), "height": round(height)}
 
 
-def kept_boxes(boxes: Boxes) -> str:
-    """HTML that lies over the images within a picture and takes back what a dark page does to the rest of it."""
-    return "".join(f'<i style="left: {x}%; top: {y}%; width: {w}%; height: {h}%"></i>' for x, y, w, h in boxes)
-
-
-def boxes_of(png: bytes) -> Boxes:
-    """Where a picture that :func:`use_house_style` made shows images."""
-    return list(json.loads(Image.open(io.BytesIO(png)).info.get(KEPT, "[]")))
-
-
-def picture_html(picture: bytes, alt: str, boxes: Boxes) -> str:
-    """One piece of HTML with the picture inside, as wide as the text; with :data:`STYLE` it follows dark and light."""
-    opened = Image.open(io.BytesIO(picture))
-    width, height = (round(pixels * TEXT_PIXELS / WIDTH / DPI) for pixels in opened.size)
-    data = base64.b64encode(picture).decode()
-    # decoding=sync: a frame must not flicker in when the slider first reaches it
-    return (
-        f'<div class="plate"><img src="data:{Image.MIME[opened.format or "PNG"]};base64,{data}" '
-        f'alt="{html.escape(alt)}" width="{width}" height="{height}" decoding="sync" '
-        f'style="width: 100%; height: auto; background-color: #fff">{kept_boxes(boxes)}</div>'
-    )
-
-
 def _slider(values: Sequence[Any], start: Any, between: bool, **options: Any) -> Any:
     """An ipywidgets slider: continuous over numbers (in decades where they span many), stepwise over anything else."""
     import ipywidgets
@@ -675,20 +647,7 @@ def _slider(values: Sequence[Any], start: Any, between: bool, **options: Any) ->
     return ipywidgets.SelectionSlider(value=start, options=[(_text(value), value) for value in values], **options)
 
 
-# On a dark page a picture is turned over: white becomes the page's own ground, dark ink light ink, and hues stay.
-# Images within it (digits, photographs, heat maps) are turned back. Where styles are gone, as in a notebook that is not
-# trusted, the picture keeps its white ground.
-_DARK = ':is(html[data-theme="dark"], html[theme="dark"], [data-jp-theme-light="false"], .vscode-dark)'
-_TURN = "invert(1) hue-rotate(180deg)"
-STYLE = f"""<style>
-.plate {{ position: relative; max-width: {TEXT_PIXELS}px; margin: 0; }}
-.plate img {{ display: block; margin: 0; }}
-.plate i {{ position: absolute; pointer-events: none; }}
-@media screen {{
-  {_DARK} .plate img {{ background-color: #fff !important; padding: 0 !important; }}
-  {_DARK} .plate img {{ filter: {_TURN}; mix-blend-mode: screen; }}
-  {_DARK} .plate i {{ -webkit-backdrop-filter: {_TURN}; backdrop-filter: {_TURN}; }}
-}}
+_LIVE = f"""<style>
 .explore-live {{ max-width: {TEXT_PIXELS}px; }}
 .explore-live > .widget-box {{ flex-wrap: wrap; column-gap: 2rem; }}
 .explore-live > .widget-box > .widget-inline-hbox {{ flex: 1 1 15rem; flex-wrap: wrap; height: auto; margin: 0; }}

@@ -196,9 +196,14 @@ def test_a_solution_is_a_stretch_of_its_own() -> None:
     assert [(part.text, part.solves) for part in parts] == [("Before", ""), ("So.", "ex-a"), ("And.", "ex-b")]
 
 
+DOT = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="  # one pixel
+)
+
+
 def chapter(folder: Path) -> NotebookNode:
     """A chapter with one cell of each kind."""
-    figure = new_output("display_data", data={"image/png": "", "text/plain": "<Figure>"})
+    figure = new_output("display_data", data={"image/png": DOT, "text/plain": "<Figure>"})
     exercise = ":::{exercise}\n:label: ex-first\nWhy?\n:::"
     notebook = new_notebook(
         cells=[
@@ -295,6 +300,7 @@ def test_before_a_cell_stands_what_it_does_and_how_long(metadata: dict[str, obje
 def test_outputs_stay_but_for_what_stands_in_the_text(folder: Path) -> None:
     plot, glued, printed, *_ = [cell for cell in chapter(folder).cells if cell.cell_type == "code"]
     assert plot.outputs[0].metadata["image/png"]["alt"] == "A curve"
+    assert f'base64,{DOT}" alt="A curve"' in plot.outputs[0].data["text/html"]  # follows dark and light
     assert glued.outputs == []
     assert printed.outputs[0].text == "1\n"
 

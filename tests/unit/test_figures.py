@@ -18,7 +18,7 @@ from IPython.core.formatters import DisplayFormatter
 from notebooks import KERNEL_ENVIRONMENT, WIDGET_VIEW
 from PIL import Image
 
-from deeptransfer import figures
+from deeptransfer import figures, pictures
 from deeptransfer.figures import COLORS, MARKERS, bars_with_interval, curves, explore, image_grid, scatter_domains
 
 
@@ -339,7 +339,7 @@ def test_pictures_have_one_width_twice_the_pixels_and_white_ground():
     assert (picture.size, shown_at) == ((1280, 768), {"width": 640, "height": 384})
     assert picture.getpixel((0, 0)) == (255, 255, 255, 255)
     assert len(png) <= 50_000
-    assert figures.boxes_of(png) == []
+    assert pictures.boxes_of(png) == []
 
 
 def test_pictures_say_where_their_colours_are_kept_in_the_dark():
@@ -347,16 +347,16 @@ def test_pictures_say_where_their_colours_are_kept_in_the_dark():
     left.set_position([0.25, 0.1, 0.25, 0.5])
     left.imshow(np.eye(3), aspect="auto")
     right.plot([0, 1])
-    (box,) = figures.boxes_of(figures._png_of(figure))
+    (box,) = pictures.boxes_of(figures._png_of(figure))
     np.testing.assert_allclose(box, [25, 40, 25, 50], atol=0.1)
-    assert figures.kept_boxes([box]).startswith('<i style="left: 25')
+    assert pictures.kept_boxes([box]).startswith('<i style="left: 25')
 
 
 def test_letters_are_no_larger_than_the_text_and_readable_on_a_phone():
     """16 pixels is the text; a phone shows 390 of the 640 pixels that a figure is wide."""
     sizes = [mpl.rcParams[f"{name}size"] for name in ("font.", "axes.label", "axes.title", "xtick.label")]
     sizes.append(mpl.rcParams["legend.fontsize"])
-    pixels = [size / 72 / figures.WIDTH * figures.TEXT_PIXELS for size in sizes]
+    pixels = [size / 72 / pictures.WIDTH * pictures.TEXT_PIXELS for size in sizes]
     assert max(pixels) <= 16
     assert min(pixels) * 390 / 640 >= 9
 

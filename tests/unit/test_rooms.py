@@ -43,8 +43,9 @@ ROOMS = {
     "diagnostics": set(),
     "selection": {"diagnostics"},
     # the book's side
-    "figures": {"live"},
     "live": set(),
+    "pictures": set(),
+    "figures": {"live", "pictures"},
     "exercises": set(),
     "claims": set(),
 }
