@@ -235,7 +235,7 @@ _RECORDS = (
            JOINT, (UNLABELLED,), "a discriminator of features ⊗ predictions", _O + "CDAN"),
     Method("cdan+e", "CDAN with entropy weights (CDAN+E)", _CDAN, 8, "adversarial",
            JOINT, (UNLABELLED,), "as CDAN", _O + "CDAN", {"weighting": "per-domain"}),
-    Method("entropy", "Entropy minimisation", "Grandvalet, Bengio, NeurIPS 2004", 13, "prediction",
+    Method("entropy", "Entropy minimisation", "Grandvalet, Bengio, NeurIPS 2004", 10, "prediction",
            CLUSTERS, (UNLABELLED,), "none beyond the forward pass", _O + "EntropyMinimization"),
     Method("pseudo-labels", "Pseudo-labels", "Lee, ICML workshop 2013", 13, "prediction",
            CLUSTERS, (UNLABELLED,), "none beyond the forward pass", _O + "PseudoLabels"),
