@@ -108,9 +108,9 @@ def test_pages_use_no_directive_that_would_import_the_library() -> None:
     own: set[str] = set()
 
     class App:
-        def add_directive(self, name: str, _: type, override: bool) -> None:
-            assert override
-            own.add(name)
+        def add_directive(self, name: str, _: type, override: bool = False) -> None:
+            if override:  # in place of autodoc's
+                own.add(name)
 
         def __getattr__(self, _: str) -> Any:
             return lambda *_: None
