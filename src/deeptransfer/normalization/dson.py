@@ -26,12 +26,16 @@ class DSON(ImageNorm):
 
     Parameters
     ----------
-    num_features, eps, momentum, **options
-        As :class:`DomainNorm`, with ``shared_affine=False`` unless it is given.
+    num_features, eps, momentum
+        As :class:`DomainNorm`.
     per_channel
         One w for each channel instead of one for the layer.
     tied
         One w for mean and variance: ``mix_var`` is ``mix_mean``.
+    shared_affine
+        False, other than elsewhere: each domain has its γ and β.
+    **options
+        As :class:`DomainNorm`.
 
     Notes
     -----

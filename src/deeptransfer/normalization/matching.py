@@ -83,8 +83,7 @@ def statistics_divergences(model: nn.Module, domain: str | int = "source") -> It
         if x.numel() <= x.shape[1]:
             raise ValueError(f"a batch of shape {tuple(x.shape)} has no variance to match: give it more rows")
         with torch.autocast(x.device.type, enabled=False):
-            # A copy: the gradient of what is measured must not meet, in place, that of what the layer returns.
-            _, batch = batch_moments(layer, x.clone())
+            _, batch = batch_moments(layer, x)
         collected.append(gaussian_divergence(batch, stored_moments(layer, domain), layer.eps))
 
     handles = [layer.register_forward_pre_hook(compare) for layer in layers]
