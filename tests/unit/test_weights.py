@@ -225,6 +225,15 @@ def test_a_constant_kernel_comes_near_the_bound_that_spectral_norm_does_not_see(
     assert reshaped_bound(normalised) == pytest.approx(3, abs=1e-3)
 
 
+def test_with_stride_and_dilation_alike_a_pixel_lies_in_every_tap():
+    """Half of the pixels are read, by all nine taps: a constant kernel exceeds what the stride alone would allow."""
+    layer = nn.Conv2d(1, 1, 3, stride=2, dilation=2, padding=2, bias=False)
+    nn.init.ones_(layer.weight)
+    found = convolution_norm(layer, (32, 32))
+    assert math.sqrt(4) * reshaped_norm(layer.weight) < found <= reshaped_bound(layer)
+    assert reshaped_bound(layer) == pytest.approx(9)
+
+
 def test_norms_of_nothing():
     layer = nn.Conv2d(1, 1, 3)
     nn.init.zeros_(layer.weight)
@@ -265,6 +274,15 @@ def test_noise_has_the_share_of_the_largest_weight():
         noise = model.weight.detach() - weight
     assert noise.std().item() == pytest.approx(0.2 * weight.abs().max().item(), rel=0.02)
     assert abs(noise.mean().item()) < 0.001
+
+
+def test_a_shared_weight_gets_its_errors_once():
+    model = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 100))
+    with noisy_weights(model[0], 0.2):
+        want = model[0].weight.detach().clone()
+    model[1].weight = model[0].weight
+    with noisy_weights(model, 0.2):
+        assert_close(model[1].weight.detach(), want, rtol=0, atol=0)
 
 
 def test_a_fixed_chip_adds_the_spread_of_its_inputs_and_fresh_noise_their_size():
