@@ -9,8 +9,8 @@ endif
 # A user's settings of pip and Python must not lead elsewhere than into .venv; mirrors and proxies stay as they are.
 export PIP_USER := 0
 # With glibc: freed memory is kept, or convolutions in double precision spend half their time on getting their buffers again.
-export MALLOC_MMAP_THRESHOLD_ := 268435456
-export MALLOC_TRIM_THRESHOLD_ := 268435456
+export MALLOC_MMAP_THRESHOLD_ := 67108864
+export MALLOC_TRIM_THRESHOLD_ := 134217728
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_CONSTRAINT PIP_NO_DEPS PIP_DRY_RUN PYTHONHOME PYTHONOPTIMIZE
 
 VENV    := .venv

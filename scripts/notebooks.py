@@ -40,8 +40,8 @@ KERNEL_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # MKL and OpenBLAS follow it
     "PYTHONHASHSEED": "0",
     # Freed memory is kept: convolutions in double precision spend half their time on getting their buffers again.
-    "MALLOC_MMAP_THRESHOLD_": "268435456",
-    "MALLOC_TRIM_THRESHOLD_": "268435456",
+    "MALLOC_MMAP_THRESHOLD_": "67108864",
+    "MALLOC_TRIM_THRESHOLD_": "134217728",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a debugger's remark lands on stderr
 }
 ON_PURPOSE = ("DEEPTRANSFER_DEVICE", "OMP_NUM_THREADS")  # may be others where outputs are only compared
