@@ -81,9 +81,10 @@ def _cells(notebook: NotebookNode, context: Context, solutions: bool) -> Iterato
                 yield _text(BET, cell.id, "bet")
             told = _has_tag(cell, ANSWER)
             yield _code(cell)
-            if chapter and shows_a_picture(cell):
+            if shows_a_picture(cell) and (chapter or cell.metadata.get("caption")):
                 figures += 1
-                yield _text(_caption(f"Figure {chapter}.{figures}", cell), cell.id, "figure")
+                number = f"{chapter}.{figures}" if chapter else f"{figures}"
+                yield _text(_caption(f"Figure {number}", cell), cell.id, "figure")
             continue
         told = False
         parts = split_solutions(cell.source)

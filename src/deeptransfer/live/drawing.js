@@ -124,7 +124,8 @@ export function knob(frame, { label, kind, place, moved, text, step = 6 }) {
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (!way) return;
     const far = step * (event.shiftKey ? 5 : 1);
-    moved(at[0] + way[0] * far, at[1] + way[1] * far);
+    const [x, y] = place(frame.state()); // two keys may come before the next frame is drawn
+    moved(x + way[0] * far, y + way[1] * far);
     event.preventDefault();
   });
   frame.updates.push((state) => {
