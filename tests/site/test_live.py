@@ -46,7 +46,8 @@ def shown(browser: Browser, folder: Any, name: str, *, theme: str = "light", wid
     style = f"margin: 16px; max-width: 790px; background: {ground}; color: {'#222' if theme == 'light' else '#eee'}"
     path.write_text(
         f'<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf-8"><title>{name}</title>'
-        f'<meta name="viewport" content="width=device-width"><body style="{style}; font: 16px sans-serif"><main><h1>{name}</h1>'
+        f'<meta name="viewport" content="width=device-width"><body style="{style}; font: 16px sans-serif"><main>'
+        f"<h1>{name}</h1>"
         f"{LiveFigure(name, 'What to look at.').page()}</main></body></html>",
         encoding="utf-8",
     )
