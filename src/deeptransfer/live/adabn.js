@@ -58,7 +58,7 @@ export default {
       model, el, start, title: TITLE,
       draw({ width, state }) {
         const { boxes, height } = panels(width, 2);
-        const [before, after] = boxes.map((box) => ({ x: linear(SPAN, box.x), y: linear([-5, 5], box.y) }));
+        const before = { x: linear(SPAN, boxes[0].x), y: linear([-5, 5], boxes[0].y) };
         const inner = { x: linear([-3, 3], boxes[1].x), y: linear([-3, 3], boxes[1].y) };
         map = before;
         const { points, labels } = target(state);
