@@ -178,13 +178,17 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> dict[str, Any]:
 
 
 def _usage(client: NotebookClient) -> tuple[float, float, float]:
-    """Processor seconds of the kernel and of the processes that it started, and its peak memory in MiB."""
+    """Processor seconds of the kernel and of the processes that it started, and its peak memory in MiB.
+
+    On Linux ``ru_maxrss`` begins at the size of the process that started the kernel, so the peak is read where it does not.
+    """
     usage = "__import__('resource').getrusage(__import__('resource').RUSAGE_{})"
     own, children = usage.format("SELF"), usage.format("CHILDREN")
+    of_linux = "next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))"
     asked = {
         "seconds": f"{own}.ru_utime + {own}.ru_stime",
         "children": f"{children}.ru_utime + {children}.ru_stime",
-        "peak": f"{own}.ru_maxrss",
+        "peak": f"int({of_linux})" if sys.platform == "linux" else f"{own}.ru_maxrss",
     }
     message = client.kc.execute("", silent=True, user_expressions=asked)
     told = client.wait_for_reply(message)["content"]["user_expressions"]
