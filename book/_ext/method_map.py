@@ -24,6 +24,7 @@ KINDS = {
     "test-time": "a step at test time",
     "generalization": "a step towards domains never seen",
     "multi-domain": "one network for several domains",
+    "style": "statistics of one image",
 }
 NOTHING = "nothing beyond source images and their labels"
 FILTERS = {

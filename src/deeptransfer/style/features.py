@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,9 +12,9 @@ from torch import Tensor, nn
 from deeptransfer.data_files import shipped
 
 FILE = "weights/style-features.npz"
-# Convolutions in their order: across positions (dw) and across channels (pw), and the stride of each.
-LAYERS = {"conv1": 2, **{f"{kind}{i}": 2 if (kind, i) in (("dw", 2), ("dw", 4)) else 1
-                         for i in range(1, 6) for kind in ("dw", "pw")}}  # fmt: skip
+# Convolutions in their order, across positions (dw) and across channels (pw).
+LAYERS = ("conv1", *(f"{kind}{i}" for i in range(1, 6) for kind in ("dw", "pw")))
+HALVING = ("conv1", "dw2", "dw4")  # of stride 2
 
 
 class StyleFeatures(nn.Module):
@@ -42,14 +44,13 @@ class StyleFeatures(nn.Module):
     A. G. Howard et al. MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications. 2017.
     """
 
-    def __init__(self, layers: tuple[str, ...] | list[str]) -> None:
+    def __init__(self, layers: Sequence[str]) -> None:
         super().__init__()
         unknown = [name for name in layers if name not in LAYERS]
         if unknown or not layers:
             raise ValueError(f"unknown layers {unknown}: there are {', '.join(LAYERS)}")
         self.layers = tuple(layers)
-        order = list(LAYERS)
-        self.used = order[: 1 + max(map(order.index, layers))]
+        self.used = LAYERS[: 1 + max(map(LAYERS.index, layers))]
         with np.load(shipped(FILE), allow_pickle=False) as stored:
             for name in self.used:
                 for key in ("weight", "bias"):
@@ -68,10 +69,9 @@ class StyleFeatures(nn.Module):
         x, found = 2 * images - 1, {}
         for name in self.used:
             weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
-            stride, groups = LAYERS[name], x.shape[1] // weight.shape[1]
-            if stride == 2:
-                x = F.pad(x, (0, 1, 0, 1))
-            padding = weight.shape[2] // 2 if stride == 1 else 0
-            x = F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), stride, padding, groups=groups).clamp(0, 6)
+            side, groups = weight.shape[2] // 2, x.shape[1] // weight.shape[1]
+            x = F.pad(x, (0, 1, 0, 1) if name in HALVING else (side,) * 4)
+            stride = 2 if name in HALVING else 1
+            x = F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), stride, groups=groups).clamp(0, 6)
             found[name] = x
         return [found[name] for name in self.layers]
