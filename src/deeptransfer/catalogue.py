@@ -28,6 +28,7 @@ Kind = Literal[
     "test-time",
     "generalization",
     "multi-domain",
+    "efficiency",
     "style",
 ]
 OBJECTIVES = ("baseline", "discrepancy", "adversarial", "prediction")
@@ -47,6 +48,7 @@ JOINT = "p(x, y) differs; features exist in which the domains agree together wit
 CLUSTERS = "p(x) differs; class borders run where target images are rare"
 STATISTICS = "per-channel means and variances differ, what a channel stands for is shared"
 STYLE = "domains differ in the statistics of a single image, and these say nothing about its class"
+CHANGED = "the network changes, and with it the means and variances that its layers receive"
 RELATED = "domains differ, most of what a network computes is shared"
 APPEARANCE = "style is in the statistics of an image's features, content in where they are"
 
@@ -67,6 +69,7 @@ CHAPTERS: dict[int, str] = {
     13: "part4/everything",
     14: "part5/test-time",
     17: "part5/style",
+    19: "part5/cheaper",
 }
 
 
@@ -86,7 +89,8 @@ class Method:
         ``"baseline"``, ``"discrepancy"``, ``"adversarial"`` and ``"prediction"`` are objectives. Of the others,
         ``"normalization"`` is what :meth:`convert` gives a network for one source and one target; ``"test-time"``
         adapts to what arrives, ``"generalization"`` prepares for domains never seen, ``"multi-domain"`` lets several
-        domains share a network, ``"style"`` moves or matches the statistics of single images.
+        domains share a network, ``"efficiency"`` makes a network cheaper, ``"style"`` moves or matches the statistics
+        of single images.
     shift : str
         The difference between the domains that it assumes.
     needs : tuple of str
@@ -389,6 +393,21 @@ _RECORDS = (
     Method("region-norm", "Region normalisation", "Yu et al., AAAI 2020", 17, "style",
            "what fills a hole has other statistics than what is around it", ("a mask of the hole",),
            "moments of two regions of each image", _N + "RegionNorm2d", statistics=_IMAGE),
+    Method("slimming", "Network slimming", "Liu et al., ICCV 2017", 19, "efficiency",
+           "none: channels of a small scale say little", (), "a penalty on the scales; fine-tuning after the cut",
+           "deeptransfer.pruning.sparsify_", statistics=()),
+    Method("eagleeye", "Adaptive batch normalisation for pruning (EagleEye)", "Li, Wu, Su, Wang, ECCV 2020", 19,
+           "efficiency", CHANGED, (START,), "a pass per layer for each candidate, fine-tuning of the best",
+           "deeptransfer.pruning.random_channels"),
+    Method("slimmable", "Slimmable networks (switchable BatchNorm)", "Yu, Yang, Xu, Yang, Huang, ICLR 2019", 19,
+           "efficiency", CHANGED, (), "a pass for each width per step, a BatchNorm for each",
+           _N + "SwitchableBatchNorm2d"),
+    Method("us-nets", "Universally slimmable networks (US-Nets)", "Yu, Huang, ICCV 2019", 19, "efficiency", CHANGED,
+           (), "a pass for each width per step; a pass per layer for each width that is used",
+           "deeptransfer.slimmable.SlimmableBatchNorm2d"),
+    Method("noise-aware", "Noise-aware batch normalisation", "Tsai et al., 2020", 19, "efficiency", CHANGED,
+           (START, "unlabelled images on the device"), "a pass per layer for each device",
+           "deeptransfer.weights.noisy_weights"),
 )  # fmt: skip
 
 _BY_NAME = {record.name: record for record in _RECORDS}

@@ -361,15 +361,28 @@ def study_widths(config: CheaperConfig, points: int | None) -> dict[str, Any]:
     curves: dict[str, list[float | None]] = {
         name: [] for name in ("shared", "shared, measured", "switchable", "on its own")
     }
+    ratios = []
     for width in widths:
         listed = width in trained
         plain = narrow(shared, width)
+        own = measured(plain, digits.train.x)
         alone = train_network(plain_network(config, width), digits.train, config) if listed else None
         curves["shared"].append(accuracy(plain, digits.test))
-        curves["shared, measured"].append(accuracy(measured(plain, digits.train.x), digits.test))
+        curves["shared, measured"].append(accuracy(own, digits.test))
+        ratios.append(_variance_ratios(plain, own))
         curves["switchable"].append(accuracy(narrow(switchable, width), digits.test) if listed else None)
         curves["on its own"].append(None if alone is None else accuracy(alone, digits.test))
-    return {"levels": widths, "accuracy": curves}
+    return {"levels": widths, "accuracy": curves, "variance_ratios": ratios}
+
+
+def _variance_ratios(network: nn.Module, other: nn.Module) -> list[float]:
+    """Of each BatchNorm, the median over its channels of one network's running variance over the other's."""
+    pairs = zip(network.modules(), other.modules(), strict=True)
+    return [
+        (a.running_var / b.running_var).median().item()  # type: ignore[operator]
+        for a, b in pairs
+        if isinstance(a, nn.BatchNorm2d)
+    ]
 
 
 STUDIES: dict[str, Callable[[CheaperConfig, int | None], dict[str, Any]]] = {

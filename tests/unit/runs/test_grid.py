@@ -204,6 +204,6 @@ def test_an_unknown_kind_of_run_is_named(tmp_path, monkeypatch):
     (tmp_path / "grids" / "some.toml").write_text('kind = "grid"\nseeds = [0]\n')
     with pytest.raises(
         ValueError,
-        match=r"some\.toml: unknown kind of run 'grid': known ones are adaptation, frozen, layerwise, search",
+        match=r"some\.toml: unknown kind of run 'grid': known ones are adaptation, .*frozen, .*layerwise, .*search",
     ):
         grid.load_grid("some")
