@@ -31,10 +31,6 @@ def cut_weight__whole_mask_repeated(weight, inputs, outputs):
     return weight[outputs][:, inputs.repeat(weight.shape[1] // len(inputs))]
 
 
-def cut_weight__without_positions(weight, inputs, outputs):
-    return weight[outputs][:, inputs]
-
-
 def cut_weight__inputs_only(weight, inputs, outputs):
     return weight[:, inputs.repeat_interleave(weight.shape[1] // len(inputs))]
 
