@@ -62,6 +62,7 @@ CHAPTERS: dict[int, str] = {
     12: "part4/reciprocal",
     13: "part4/everything",
     14: "part5/test-time",
+    20: "part5/open",
 }
 
 
