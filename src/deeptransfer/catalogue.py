@@ -70,6 +70,7 @@ CHAPTERS: dict[int, str] = {
     14: "part5/test-time",
     17: "part5/style",
     19: "part5/cheaper",
+    20: "part5/open",
 }
 
 
