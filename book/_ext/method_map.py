@@ -25,6 +25,7 @@ KINDS = {
     "test-time": "a step at test time",
     "generalization": "a step towards domains never seen",
     "multi-domain": "one network for several domains",
+    "style": "statistics of one image",
 }
 NOTHING = "nothing beyond source images and their labels"
 FILTERS = {
@@ -77,6 +78,7 @@ SHORT = {
     "test-time": "at test time",
     "generalization": "for unseen domains",
     "multi-domain": "for several domains",
+    "style": "style",
 }
 
 

@@ -64,6 +64,7 @@ MAX_CONTROLS = 2
 MAX_FRAMES = 24
 MAX_BYTES = 300_000
 SHADES = (64, 32, 16)  # colours of a picture; fewer where a figure with sliders would be too heavy
+PHOTOGRAPH = 48, 256  # pixels of a side from which a coloured image is one, and the colours of a picture that shows it
 
 
 def use_house_style() -> None:
@@ -344,7 +345,7 @@ class Exploration:
     def _stored(self) -> str:
         """The page with all settings, in fewer shades where it is heavy."""
         drawn = self._drawings()
-        for shades in SHADES:
+        for shades in dict.fromkeys((_colors(drawn[0][1]), *SHADES)):
             page = self._page(
                 [
                     (setting, plate(frame, "webp", drawn[0][1].size, self.alt_text(**setting), boxes))
@@ -563,6 +564,7 @@ def _frames(
     """The opening picture as WebP, and of each other what it changes, clear where both are alike; with one palette."""
     width, height = drawn[0][1].size
     sheet = Image.new("RGB", (width, height * len(drawn)))
+    sheet.info = drawn[0][1].info
     for row, (_, picture, _) in enumerate(drawn):
         sheet.paste(picture, (0, row * height))
     pixels = np.asarray(_in_few_colors(sheet, shades).convert("RGB")).reshape(len(drawn), height, width, 3)
@@ -591,11 +593,26 @@ def _pixels(figure: Figure) -> Image.Image:
     file = io.BytesIO()
     figure.savefig(file, format="rgba", dpi=DPI)
     width, height = (int(round(inches * DPI, 6)) for inches in figure.get_size_inches())
-    return Image.frombytes("RGBA", (width, height), file.getvalue()).convert("RGB")
+    picture = Image.frombytes("RGBA", (width, height), file.getvalue()).convert("RGB")
+    shapes = [np.asarray(image.get_array()).shape for ax in figure.axes for image in ax.images]
+    picture.info["photograph"] = any(len(shape) == 3 and min(shape[:2]) >= PHOTOGRAPH[0] for shape in shapes)
+    return picture
+
+
+def _colors(picture: Image.Image) -> int:
+    """Of how many colours a picture may be."""
+    return PHOTOGRAPH[1] if picture.info.get("photograph") else SHADES[0]
 
 
 def _in_few_colors(picture: Image.Image, colors: int) -> Image.Image:
-    few = picture.quantize(colors, dither=Image.Dither.NONE)
+    if picture.info.get("photograph"):
+        # Colours that are rare but far from the others are kept, which the usual choice mixes to grey; from every ninth
+        # pixel, for speed.
+        small = picture.resize((picture.width // 3, picture.height // 3), Image.Resampling.NEAREST)
+        chosen = small.quantize(colors, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
+        few = picture.quantize(palette=chosen, dither=Image.Dither.NONE)
+    else:
+        few = picture.quantize(colors, dither=Image.Dither.NONE)
     palette, face = few.getpalette() or [], int(np.asarray(few)[0, 0])
     palette[3 * face : 3 * face + 3] = np.asarray(picture)[0, 0].tolist()  # the ground itself, not a shade near it
     few.putpalette(palette)
@@ -623,7 +640,8 @@ def _png(picture: Image.Image, boxes: Boxes, **options: Any) -> bytes:
 
 
 def _png_of(figure: Figure) -> bytes:
-    return _png(_in_few_colors(_pixels(figure), SHADES[0]), _image_boxes(figure))
+    picture = _pixels(figure)
+    return _png(_in_few_colors(picture, _colors(picture)), _image_boxes(figure))
 
 
 def _shown(figure: Figure) -> tuple[bytes, dict[str, int]]:

@@ -352,6 +352,26 @@ def test_pictures_say_where_their_colours_are_kept_in_the_dark():
     assert pictures.kept_boxes([box]).startswith('<i style="left: 25')
 
 
+@pytest.mark.parametrize(("side", "kept"), [(64, True), (28, False)])
+def test_a_rare_colour_of_a_photograph_stays_and_small_images_take_few_colours(side, kept):
+    """Sixty shades of blue and grey are many pixels, one yellow is few: among 64 colours it is mixed with a grey."""
+    draw = np.random.default_rng(0)
+    photograph = draw.uniform(0, 1, (side, side, 1)) * np.array([0.5, 0.7, 1.0]) + draw.uniform(
+        -0.1, 0.1, (side, side, 3)
+    )
+    photograph = photograph.clip(0, 1)
+    photograph[5:7, 5:7] = (1, 0.85, 0.1)
+    figure, ax = plt.subplots(figsize=(2, 2))
+    ax.imshow(photograph, interpolation="nearest")
+    ax.set_axis_off()
+    picture = Image.open(io.BytesIO(figures._png_of(figure))).convert("RGB")
+    plt.close(figure)
+    assert (len(picture.getcolors(257)) > 64) == kept
+    if kept:
+        yellow = np.abs(np.asarray(picture).astype(int) - (255, 217, 26)).max(-1)
+        assert (yellow < 16).sum() > 50
+
+
 def test_letters_are_no_larger_than_the_text_and_readable_on_a_phone():
     """16 pixels is the text; a phone shows 390 of the 640 pixels that a figure is wide."""
     sizes = [mpl.rcParams[f"{name}size"] for name in ("font.", "axes.label", "axes.title", "xtick.label")]
