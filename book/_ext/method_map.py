@@ -1,6 +1,7 @@
 """The table of all methods, from the library's own catalogue, with a filter of native controls.
 
-The directive ``method-map`` makes it. Without JavaScript every row is shown.
+The directive ``method-map`` makes it. Without JavaScript every row is shown. The directive ``statistics-map`` puts the
+same methods into four fields: whose statistics a method reads, and what it does with them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from deeptransfer.catalogue import Method, methods
+from deeptransfer.catalogue import Method, label, methods
 from tables import Cell, link_to_code, link_to_page, make_table
 
 KINDS = {
@@ -61,6 +62,24 @@ def css_class(name: str, fact: str, known: list[str]) -> str:
     return f"{name}-{known.index(fact)}"
 
 
+WHOSE = {"set": "a set of images: a domain", "image": "one image: a style"}
+USES = {False: "to remove (to classify)", True: "to edit (to generate, or to vary images in training)"}
+FIELDS = {
+    ("set", False): "Make the domains alike, so that the classifier meets what it knows.",
+    ("image", False): "Make the images alike: contrast and style of each go, its content stays.",
+    ("set", True): "Give a generator a scale and a shift for each domain or class, and choose which of them it draws.",
+    ("image", True): "Give one image the statistics of another.",
+}
+SHORT = {
+    "discrepancy": "distances",
+    "adversarial": "adversaries",
+    "normalization": "layers",
+    "test-time": "at test time",
+    "generalization": "for unseen domains",
+    "multi-domain": "for several domains",
+}
+
+
 class MethodMap(SphinxDirective):
     """One row for each record of :mod:`deeptransfer.catalogue`."""
 
@@ -104,6 +123,39 @@ class MethodMap(SphinxDirective):
         return [[called, paper], method.shift, needs, [code, *cost]]
 
 
+class StatisticsMap(SphinxDirective):
+    """Every method of the catalogue in its field, by kind, with a link to its chapter if it has one."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = [
+            [[nodes.paragraph("", "", nodes.strong("", use))], *(self._field(whose, edits) for whose in WHOSE)]
+            for edits, use in USES.items()
+        ]
+        table = make_table(("", *WHOSE.values()), rows, "statistics-map")
+        without = [method for method in methods() if not method.statistics]
+        last = nodes.paragraph("", "No statistics of a normalisation: ", *self._names(without), nodes.Text("."))
+        return [table, last]
+
+    def _field(self, whose: str, edits: bool) -> list[nodes.Node]:
+        here = [method for method in methods() if whose in method.statistics and method.edits == edits]
+        cell = [nodes.paragraph("", FIELDS[whose, edits])]
+        for kind in dict.fromkeys(method.kind for method in here):
+            words = nodes.inline("", f"{SHORT.get(kind, KINDS[kind])}: ", classes=["kind"])
+            cell.append(nodes.paragraph("", "", words, *self._names([m for m in here if m.kind == kind])))
+        return cell
+
+    def _names(self, records: list[Method]) -> list[nodes.Node]:
+        names: list[nodes.Node] = []
+        for method in records:
+            known = method.page in self.env.found_docs
+            short = label(method.name)
+            names += [
+                link_to_page(method.page, self.env.docname, short) if known else nodes.Text(short),
+                nodes.Text(", "),
+            ]
+        return names[:-1]
+
+
 def _form(known: dict[str, list[str]]) -> str:
     fields = "".join(
         f'<label>{title} <select name="{name}"><option value="">any</option>'
@@ -121,4 +173,5 @@ def _form(known: dict[str, list[str]]) -> str:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("method-map", MethodMap)
+    app.add_directive("statistics-map", StatisticsMap)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

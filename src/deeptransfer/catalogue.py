@@ -61,6 +61,7 @@ CHAPTERS: dict[int, str] = {
     11: "part4/transnorm",
     12: "part4/reciprocal",
     13: "part4/everything",
+    14: "part5/test-time",
 }
 
 
@@ -97,6 +98,10 @@ class Method:
         Whether the symbol is a function of a network and target images, and changes the network before it is scored.
     section : str, optional
         The page below the chapter's on which it is taught, if it has one.
+    statistics : tuple of str
+        Whose statistics it reads: of a ``"set"`` of images, a domain, or of one ``"image"``, its style; none if empty.
+    edits : bool
+        Whether it puts other statistics in their place, where most methods remove the difference.
     """
 
     name: str
@@ -112,6 +117,8 @@ class Method:
     builder: Callable[..., Objective] | None = None
     prepares: bool = False
     section: str | None = None
+    statistics: tuple[Literal["set", "image"], ...] = ("set",)
+    edits: bool = False
 
     @property
     def page(self) -> str | None:
@@ -220,12 +227,14 @@ _WANG = "Wang, Jin, Long, Wang, Jordan, NeurIPS 2019"
 _O = "deeptransfer.objectives."
 _N = "deeptransfer.normalization."
 _WHITENING = "part4/whitening"
+_IMAGE: tuple[Literal["image"]] = ("image",)
+_BOTH: tuple[Literal["set"], Literal["image"]] = ("set", "image")
 _DISCRIMINATOR = "a discriminator of the features, trained along"
 
 _RECORDS = (
     # name, title, paper, chapter, kind, shift, needs, cost, symbol
     Method("source-only", "Source only", "the baseline that sees no target image", 2, "baseline",
-           "none: the domains are alike", (), "none", _O + "SourceOnly"),
+           "none: the domains are alike", (), "none", _O + "SourceOnly", statistics=()),
     Method("joint", "Joint statistics", "the baseline that sees the target in its normalisation only", 3, "baseline",
            STATISTICS, (UNLABELLED,), "target images in the forward pass", _O + "Objective"),
     Method("da-nn", "Domain adaptive neural network (DaNN)", "Ghifary, Kleijn, Zhang, PRICAI 2014", 3, "discrepancy",
@@ -252,11 +261,12 @@ _RECORDS = (
     Method("cdan+e", "CDAN with entropy weights (CDAN+E)", _CDAN, 8, "adversarial",
            JOINT, (UNLABELLED,), "as CDAN", _O + "CDAN", {"weighting": "per-domain"}),
     Method("entropy", "Entropy minimisation", "Grandvalet, Bengio, NeurIPS 2004", 10, "prediction",
-           CLUSTERS, (UNLABELLED,), "none beyond the forward pass", _O + "EntropyMinimization"),
+           CLUSTERS, (UNLABELLED,), "none beyond the forward pass", _O + "EntropyMinimization", statistics=()),
     Method("pseudo-labels", "Pseudo-labels", "Lee, ICML workshop 2013", 13, "prediction",
-           CLUSTERS, (UNLABELLED,), "none beyond the forward pass", _O + "PseudoLabels"),
+           CLUSTERS, (UNLABELLED,), "none beyond the forward pass", _O + "PseudoLabels", statistics=()),
     Method("mec", "Min-entropy consensus (MEC)", "Roy et al., CVPR 2019", 10, "prediction",
-           CLUSTERS, (UNLABELLED, VIEWS), "a second pass of the target images", _O + "MEC", section=_WHITENING),
+           CLUSTERS, (UNLABELLED, VIEWS), "a second pass of the target images", _O + "MEC", section=_WHITENING,
+           statistics=()),
     Method("bn", "Batch normalisation (BatchNorm)", "Ioffe, Szegedy, ICML 2015", 9, "normalization",
            "none: the pooled batch is one population", (), "none", "torch.nn.BatchNorm2d"),
     Method("adabn", "Adaptive batch normalisation (AdaBN)", "Li, Wang, Shi, Hou, Liu, Pattern Recognition 2018", 9,
@@ -284,32 +294,34 @@ _RECORDS = (
            "covariances of neighbouring channels differ, what a channel stands for is shared", (UNLABELLED,),
            "a Cholesky factor per group of channels", _N + "DomainWhitening2d", section=_WHITENING),
     Method("prediction-time", "Prediction-time batch normalisation",
-           "Nado et al., 2020; Schneider et al., NeurIPS 2020", None, "test-time", STATISTICS,
+           "Nado et al., 2020; Schneider et al., NeurIPS 2020", 14, "test-time", STATISTICS,
            (START, BATCHES), "none", _N + "prediction_time"),
-    Method("tent", "Test-time entropy minimisation (Tent)", "Wang, Shelhamer, Liu, Olshausen, Darrell, ICLR 2021", None,
+    Method("tent", "Test-time entropy minimisation (Tent)", "Wang, Shelhamer, Liu, Olshausen, Darrell, ICLR 2021", 14,
            "test-time", STATISTICS, (START, BATCHES), "one backward pass per batch", _N + "Tent"),
-    Method("eata", "Efficient anti-forgetting test-time adaptation (EATA)", "Niu et al., ICML 2022", None, "test-time",
+    Method("eata", "Efficient anti-forgetting test-time adaptation (EATA)", "Niu et al., ICML 2022", 14, "test-time",
            STATISTICS, (START, BATCHES), "one backward pass per batch; the importance of parameters once", _N + "EATA"),
-    Method("sar", "Sharpness-aware and reliable entropy minimisation (SAR)", "Niu et al., ICLR 2023", None, "test-time",
+    Method("sar", "Sharpness-aware and reliable entropy minimisation (SAR)", "Niu et al., ICLR 2023", 14, "test-time",
            STATISTICS, (START, BATCHES), "two forward and two backward passes per batch", _N + "SAR"),
-    Method("note", "Instance-aware batch normalisation (NOTE)", "Gong et al., NeurIPS 2022", None, "test-time",
-           STATISTICS, ("training with the layer",), "moments of each image", _N + "InstanceAwareBatchNorm2d"),
-    Method("rotta", "Robust batch normalisation (RoTTA)", "Yuan, Xie, Li, CVPR 2023", None, "test-time",
+    Method("note", "Instance-aware batch normalisation (NOTE)", "Gong et al., NeurIPS 2022", 14, "test-time",
+           STATISTICS, ("training with the layer",), "moments of each image", _N + "InstanceAwareBatchNorm2d",
+           statistics=_BOTH),
+    Method("rotta", "Robust batch normalisation (RoTTA)", "Yuan, Xie, Li, CVPR 2023", 14, "test-time",
            STATISTICS, (START, BATCHES), "none", _N + "RobustBatchNorm2d"),
     Method("lame", "Laplacian adjusted maximum-likelihood estimation (LAME)",
-           "Boudiaf, Mueller, Ben Ayed, Bertinetto, CVPR 2022", None, "test-time",
+           "Boudiaf, Mueller, Ben Ayed, Bertinetto, CVPR 2022", 14, "test-time",
            "neighbours in feature space, within a batch, are of one class", (START, BATCHES),
-           "a matrix of affinities per batch, no parameter moves", _N + "LAME"),
-    Method("bn-matching", "Matching batch-normalisation statistics", "Ishii, Sugiyama, 2021", None, "test-time",
+           "a matrix of affinities per batch, no parameter moves", _N + "LAME", statistics=()),
+    Method("bn-matching", "Matching batch-normalisation statistics", "Ishii, Sugiyama, 2021", 14, "test-time",
            STATISTICS, (START, UNLABELLED), "training of the encoder on target images", _N + "statistics_divergences"),
-    Method("advprop", "Auxiliary batch normalisation (AdvProp)", "Xie et al., CVPR 2020", None, "multi-domain",
+    Method("advprop", "Auxiliary batch normalisation (AdvProp)", "Xie et al., CVPR 2020", 14, "multi-domain",
            "adversarial images are a domain of their own", ("labelled images",), "an attack per batch",
            "deeptransfer.attacks.auxiliary_loss"),
-    Method("gated-bn", "Gated batch normalisation (GBN)", "Liu et al., 2020", None, "multi-domain",
+    Method("gated-bn", "Gated batch normalisation (GBN)", "Liu et al., 2020", 14, "multi-domain",
            "adversarial images are a domain of their own", ("labelled images",),
            "an attack of each kind per batch, a gate per layer", _N + "GatedBatchNorm2d"),
     Method("dson", "Domain-specific optimised normalisation (DSON)", "Seo et al., ECCV 2020", None, "generalization",
-           STYLE, (SEVERAL,), "moments of each image; a pass for each domain at test time", _N + "DSON2d"),
+           STYLE, (SEVERAL,), "moments of each image; a pass for each domain at test time", _N + "DSON2d",
+           statistics=_BOTH),
     Method("domain-average", "Domain-specific batch normalisation, averaged",
            "the control of DSON: the ensemble without InstanceNorm", None, "generalization", STATISTICS, (SEVERAL,),
            "a pass for each domain at test time", _N + "average_domains"),
@@ -317,18 +329,18 @@ _RECORDS = (
            "an unseen domain lies between those that were seen", (SEVERAL,), "a pass for each domain at test time",
            _N + "domain_branches"),
     Method("ibn", "Instance and batch normalisation (IBN)", "Pan, Luo, Shi, Tang, ECCV 2018", None, "generalization",
-           STYLE, (), "moments of each image", _N + "IBN2d"),
+           STYLE, (), "moments of each image", _N + "IBN2d", statistics=_BOTH),
     Method("mixstyle", "MixStyle", "Zhou, Yang, Qiao, Xiang, ICLR 2021", None, "generalization", STYLE, (),
-           "moments of each image", _N + "MixStyle"),
+           "moments of each image", _N + "MixStyle", statistics=_IMAGE, edits=True),
     Method("crossnorm", "CrossNorm", "Tang et al., ICCV 2021", None, "generalization", STYLE, (),
-           "moments of each image", _N + "CrossNorm"),
+           "moments of each image", _N + "CrossNorm", statistics=_IMAGE, edits=True),
     Method("selfnorm", "SelfNorm", "Tang et al., ICCV 2021", None, "generalization", STYLE, (),
-           "moments of each image, two gates a channel", _N + "SelfNorm2d"),
+           "moments of each image, two gates a channel", _N + "SelfNorm2d", statistics=_IMAGE),
     Method("isw", "Instance selective whitening (ISW)", "Choi et al., CVPR 2021", None, "generalization",
            "style shows in which channels of an image correlate", ("a second style of each image",),
-           "a C × C correlation of each image", _N + "InstanceWhitening2d"),
+           "a C × C correlation of each image", _N + "InstanceWhitening2d", statistics=_IMAGE),
     Method("dsmnet", "Domain normalisation of DSMNet", "Zhang et al., ECCV 2020", None, "generalization", STYLE, (),
-           "moments of each image, a length of each position", _N + "PositionNorm2d"),
+           "moments of each image, a length of each position", _N + "PositionNorm2d", statistics=_IMAGE),
     Method("latent-domains", "Latent domains (mDA layers)", "Mancini et al., CVPR 2018", None, "multi-domain",
            "the source mixes domains that nobody labelled", (UNLABELLED,),
            "a branch that assigns images to domains", _N + "WeightedBatchNorm2d"),

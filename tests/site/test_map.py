@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup, Tag
 from notebooks import BOOK
 from sphinx.util.inventory import InventoryFile
 
-from deeptransfer.catalogue import CHAPTERS, Method, methods
+from deeptransfer.catalogue import CHAPTERS, Method, label, methods
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -67,6 +67,18 @@ def test_chapters_stand_in_the_order_of_the_catalogue_and_on_cards(site: Path) -
         named = [f"{part}/{card['href'].removesuffix('.html')}" for card in page.select("a.chapter-card")]
         assert named == [name for name in chapters if name.startswith(f"{part}/")]
         assert index.select(f"article a[href='{part}/index.html']")
+
+
+def test_every_method_has_its_field_by_whose_statistics_it_reads(site: Path) -> None:
+    page = BeautifulSoup((site / "part5" / "index.html").read_text(encoding="utf-8"), "html.parser")
+    table = page.select_one("table.statistics-map")
+    for edits, row in zip((False, True), table.select("tbody tr"), strict=True):
+        for whose, cell in zip(("set", "image"), row.select("td")[1:], strict=True):
+            named = [p.get_text().partition(": ")[2] for p in cell.select("p")[1:]]
+            here = [label(m.name) for m in methods() if whose in m.statistics and m.edits == edits]
+            assert sorted(", ".join(named).split(", ")) == sorted(", ".join(here).split(", "))
+    without = table.find_next("p").get_text()
+    assert all(label(m.name) in without for m in methods() if not m.statistics)
 
 
 def test_filter_shows_exactly_the_rows_that_fit(site: Path, visit: Callable[..., Page]) -> None:
