@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("datasets.toml", "presets/*.toml", "grids/*.toml")
+SHIPPED = ("datasets.toml", "presets/*.toml", "grids/*.toml", "weights/*.npz")
 
 
 class BuildWithData(build_py):

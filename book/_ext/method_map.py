@@ -25,6 +25,8 @@ KINDS = {
     "test-time": "a step at test time",
     "generalization": "a step towards domains never seen",
     "multi-domain": "one network for several domains",
+    "style": "statistics of one image",
+    "weights": "a normalisation of weights",
 }
 NOTHING = "nothing beyond source images and their labels"
 FILTERS = {

@@ -28,6 +28,8 @@ Kind = Literal[
     "test-time",
     "generalization",
     "multi-domain",
+    "style",
+    "weights",
 ]
 OBJECTIVES = ("baseline", "discrepancy", "adversarial", "prediction")
 
@@ -37,6 +39,8 @@ START = "a source-trained start"
 VIEWS = "two views of each target image"
 BATCHES = "target images in batches"
 SEVERAL = "labelled images of several domains"
+ONE_IMAGE = "one image of the style"
+STYLES = "images of each style"
 
 COVARIATE = "p(x) differs, p(y|x) is shared"
 MARGINAL = "p(x) differs; features exist in which the domains agree and p(y|f) is shared"
@@ -45,6 +49,8 @@ CLUSTERS = "p(x) differs; class borders run where target images are rare"
 STATISTICS = "per-channel means and variances differ, what a channel stands for is shared"
 STYLE = "domains differ in the statistics of a single image, and these say nothing about its class"
 RELATED = "domains differ, most of what a network computes is shared"
+NO_SHIFT = "none: only what a layer amplifies is bounded"
+APPEARANCE = "style is in the statistics of an image's features, content in where they are"
 
 # Where each chapter lies, below book/.
 CHAPTERS: dict[int, str] = {
@@ -62,6 +68,8 @@ CHAPTERS: dict[int, str] = {
     12: "part4/reciprocal",
     13: "part4/everything",
     14: "part5/test-time",
+    17: "part5/style",
+    18: "part5/weights",
 }
 
 
@@ -81,7 +89,8 @@ class Method:
         ``"baseline"``, ``"discrepancy"``, ``"adversarial"`` and ``"prediction"`` are objectives. Of the others,
         ``"normalization"`` is what :meth:`convert` gives a network for one source and one target; ``"test-time"``
         adapts to what arrives, ``"generalization"`` prepares for domains never seen, ``"multi-domain"`` lets several
-        domains share a network.
+        domains share a network, ``"style"`` moves or matches the statistics of single images, ``"weights"`` normalises
+        weights and reads no image.
     shift : str
         The difference between the domains that it assumes.
     needs : tuple of str
@@ -226,6 +235,8 @@ _CHANG = "Chang, You, Seo, Kwak, Han, CVPR 2019"
 _WANG = "Wang, Jin, Long, Wang, Jordan, NeurIPS 2019"
 _O = "deeptransfer.objectives."
 _N = "deeptransfer.normalization."
+_S = "deeptransfer.style."
+_W = "deeptransfer.weights."
 _WHITENING = "part4/whitening"
 _IMAGE: tuple[Literal["image"]] = ("image",)
 _BOTH: tuple[Literal["set"], Literal["image"]] = ("set", "image")
@@ -357,6 +368,36 @@ _RECORDS = (
     Method("covnorm", "Covariance normalisation (CovNorm)", "Li, Vasconcelos, CVPR 2019", None, "multi-domain",
            "an adapter acts in few directions", (SEVERAL, "trained adapters"), "two eigendecompositions per adapter",
            "deeptransfer.adapters.CovNorm"),
+    Method("adain", "Adaptive instance normalisation (AdaIN)", "Huang, Belongie, ICCV 2017", 17, "style",
+           APPEARANCE, (ONE_IMAGE,),
+           "two moments of each channel; a decoder, trained once", _S + "adaptive_instance_norm"),
+    Method("wct", "Whitening and colouring transform (WCT)", "Li, Fang, Yang, Wang, Lu, Yang, NeurIPS 2017", 17, "style",
+           "style is in the means and covariances of an image's features, content in where they are", (ONE_IMAGE,),
+           "two eigendecompositions, O(C³); a decoder, trained once", _S + "whiten_color"),
+    Method("gatys", "Neural style by Gram matrices", "Gatys, Ecker, Bethge, CVPR 2016", 17, "style",
+           APPEARANCE, (ONE_IMAGE, "a network trained on photographs"), "an optimisation for each picture",
+           _S + "StyleLoss"),
+    Method("conditional-norm", "Conditional normalisation", "Dumoulin, Shlens, Kudlur, ICLR 2017", 17, "style",
+           "styles share all of a network but scales and shifts", (STYLES,), "2C numbers for each style and layer",
+           _N + "ConditionalNorm2d"),
+    Method("din", "Dynamic instance normalisation (DIN)", "Jing et al., AAAI 2020", 17, "style",
+           APPEARANCE, (STYLES,), "networks that make filters from the style", _S + "dynamic_instance_norm"),
+    Method("munit-block", "Adaptive residual block (MUNIT)", "Huang, Liu, Belongie, Kautz, ECCV 2018", 17, "style",
+           APPEARANCE, ("images of both domains",), "a generative adversarial network", _S + "AdaptiveResidualBlock"),
+    Method("gdwct", "Group-wise deep whitening and colouring (GDWCT)", "Cho, Choi, Park, Shin, Choo, CVPR 2019", 17,
+           "style", "style is in means, and in covariances within groups of channels", ("images of both domains",),
+           "a matrix for each group, made by a network; two penalties", _S + "GroupwiseWhitenColor"),
+    Method("region-norm", "Region normalisation", "Yu et al., AAAI 2020", 17, "style",
+           "what fills a hole has other statistics than what is around it", ("a mask of the hole",),
+           "moments of two regions of each image", _N + "RegionNorm2d"),
+    Method("spectral-norm", "Spectral normalisation (SN)", "Miyato, Kataoka, Koyama, Yoshida, ICLR 2018", 18, "weights",
+           NO_SHIFT, (), "two products with each weight per training pass",
+           "torch.nn.utils.parametrizations.spectral_norm", statistics=()),
+    Method("oni", "Orthogonalisation by Newton's iteration (ONI)", "Huang et al., CVPR 2020", 18, "weights",
+           NO_SHIFT, (), "two products of matrices per weight and iteration", _W + "NewtonOrthogonal", statistics=()),
+    Method("demodulation", "Weight demodulation (StyleGAN2)", "Karras et al., CVPR 2020", 18, "weights",
+           "a style is a scale of each input channel", ("a style for each image",), "filters of its own for each image",
+           _W + "modulated_conv2d", statistics=()),
 )  # fmt: skip
 
 _BY_NAME = {record.name: record for record in _RECORDS}

@@ -21,6 +21,7 @@ from deeptransfer.live import FOLDER, LiveFigure, module, names
 from deeptransfer.normalization.autodial import AutoDIAL1d
 from deeptransfer.normalization.moments import Moments
 from deeptransfer.normalization.reciprocal import compensate
+from deeptransfer.style import adaptive_instance_norm, whiten_color
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -32,6 +33,7 @@ KNOBS = {
     "autodial": "Place of the target",
     "joint": "Mean prediction of the target's left cluster",
     "kernels": "Weight of the kernel with σ² = 0.1",
+    "palette": "End of the style's long axis",
     "saddle": "Shift of the target",
     "swapped": "Class A of the target, full",
     "witness": "Point 3 of the target",
@@ -120,6 +122,15 @@ def test_normalising_by_own_statistics_is_batch_norm(formula, trial):
     out = formula("adabn", "normalise", points.tolist(), statistics)
     expected = F.batch_norm(torch.tensor(points), None, None, training=True, eps=1e-5)
     np.testing.assert_allclose(out, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
+def test_the_two_transfers_are_the_librarys(formula, alpha):
+    content, style = (rng.normal(size=(n, 2)) @ rng.normal(size=(2, 2)) + rng.normal(size=2) for n in (9, 7))
+    images = [torch.tensor(points.T)[None] for points in (content, style)]
+    for name, transfer in (("adain", adaptive_instance_norm), ("wct", whiten_color)):
+        found = formula("palette", name, content.tolist(), style.tolist(), alpha)
+        np.testing.assert_allclose(np.transpose(found), transfer(*images, alpha)[0], atol=1e-9)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.63, 0.9, 1.0])

@@ -31,7 +31,7 @@ ROOMS = {
     "attacks": {"normalization"},
     "adapters": {"normalization"},
     # the same statistics put to other uses
-    "style": {"normalization"},
+    "style": {"data_files", "normalization"},
     "weights": {"normalization"},
     "gan": {"networks", "weights"},
     "pruning": {"networks", "normalization"},

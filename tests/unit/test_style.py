@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from reference_style import adain, convolve, gdwct, gram, instance_norm, power, 
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
+from deeptransfer.backbones import mobilenet_025
 from deeptransfer.style import (
     AdaptiveResidualBlock,
     ContentLoss,
     GroupwiseWhitenColor,
+    StyleFeatures,
     StyleLoss,
     adaptive_instance_norm,
     channel_moments,
@@ -424,6 +428,56 @@ def test_one_image_does_not_change_its_neighbour():
         assert_close(transfer(content, style)[1:2], transfer(content[1:2], style[1:2]))
     layer, mean, factor = GroupwiseWhitenColor(4, 2).double(), draw(3, 4), draw(3, 2, 2, 2)
     assert_close(layer(content, mean, factor)[1:2], layer(content[1:2], mean[1:2], factor[1:2]))
+
+
+# Features ------------------------------------------------------------------------------------------------------------
+
+
+def test_features_follow_the_convolutions_one_by_one():
+    """Plain loops in float64: pad, multiply, add the bias, cut at 0 and 6; stride 2 in three layers."""
+    picture = torch.rand(1, 3, 9, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    network = StyleFeatures(["conv1", "pw1", "dw2", "pw2"])
+    stored = {name: value.double().numpy() for name, value in network.state_dict().items()}
+    x, want = 2 * picture[0].numpy() - 1, {}
+    for name, halves in (("conv1", True), ("dw1", False), ("pw1", False), ("dw2", True), ("pw2", False)):
+        weight, bias = stored[f"{name}_weight"], stored[f"{name}_bias"]
+        if halves:
+            x = np.pad(x, ((0, 0), (0, 1), (0, 1)))
+        padding = 1 if weight.shape[2] == 3 and not halves else 0
+        if name.startswith("dw"):
+            x = np.concatenate([convolve(x[c : c + 1], weight[c : c + 1], padding) for c in range(len(x))])
+        else:
+            x = convolve(x, weight, padding)
+        x = np.clip(x[:, :: 1 + halves, :: 1 + halves] + bias[:, None, None], 0, 6)
+        want[name] = x
+    for name, got in zip(network.layers, network(picture), strict=True):
+        np.testing.assert_allclose(got[0].numpy(), want[name], atol=1e-10)
+
+
+def test_features_are_those_of_the_network_that_they_were_cut_from():
+    path = Path(os.environ.get("DEEPTRANSFER_DATA", "nowhere"), "weights", "mobilenet_v1_0.25_224_imagenet.npz")
+    if not path.is_file():
+        pytest.skip("no MobileNet weights in DEEPTRANSFER_DATA")
+    network = mobilenet_025(path, classes=1).eval()
+    picture = torch.rand(2, 3, 33, 48, generator=torch.Generator().manual_seed(0))
+    x = 2 * picture - 1
+    for block in list(network.features.children())[:6]:
+        x = block(x)
+    assert_close(StyleFeatures(["pw5"])(picture)[0], x, rtol=1e-4, atol=1e-4)
+
+
+def test_features_have_no_parameters_pass_gradients_and_name_their_layers():
+    network = StyleFeatures(("pw5", "conv1"))
+    assert not list(network.parameters())
+    picture = torch.rand(1, 3, 17, 16, requires_grad=True)
+    deep, first = network(picture)
+    assert (deep.shape[1], first.shape[1]) == (64, 8)
+    deep.sum().backward()
+    assert picture.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match=r"unknown layers \['pw6'\]: there are conv1, dw1"):
+        StyleFeatures(["pw6"])
+    with pytest.raises(ValueError, match="colour images"):
+        network(torch.rand(1, 1, 8, 8))
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Style as a domain of one image: its statistics, moved onto another image or made the target of an optimisation."""
 
+from .features import StyleFeatures
 from .gram import ContentLoss, StyleLoss, channel_moments, gram_matrix
 from .images import mosaic, swirls
 from .layers import AdaptiveResidualBlock, GroupwiseWhitenColor, dynamic_instance_norm, orthogonality, whitening_penalty
@@ -10,6 +11,7 @@ __all__ = [
     "AdaptiveResidualBlock",
     "ContentLoss",
     "GroupwiseWhitenColor",
+    "StyleFeatures",
     "StyleLoss",
     "adaptive_instance_norm",
     "channel_moments",
