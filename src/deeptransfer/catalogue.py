@@ -395,7 +395,7 @@ _RECORDS = (
            "torch.nn.utils.parametrizations.spectral_norm", statistics=()),
     Method("oni", "Orthogonalisation by Newton's iteration (ONI)", "Huang et al., CVPR 2020", 18, "weights",
            NO_SHIFT, (), "two products of matrices per weight and iteration", _W + "NewtonOrthogonal", statistics=()),
-    Method("demodulation", "Weight demodulation (StyleGAN2)", "Karras et al., CVPR 2020", 18, "weights",
+    Method("demodulation", "Weight demodulation", "Karras et al., CVPR 2020", 18, "weights",
            "a style is a scale of each input channel", ("a style for each image",), "filters of its own for each image",
            _W + "modulated_conv2d", statistics=()),
 )  # fmt: skip
