@@ -79,6 +79,7 @@ SHORT = {
     "test-time": "at test time",
     "generalization": "for unseen domains",
     "multi-domain": "for several domains",
+    "style": "style",
 }
 
 

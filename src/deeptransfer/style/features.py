@@ -36,8 +36,8 @@ class StyleFeatures(nn.Module):
 
     Notes
     -----
-    The weights are Google's (Apache-2.0), cut by ``scripts/cut_features.py``. Where the stride is 2 (``conv1``, ``dw2``,
-    ``dw4``), zeros are added on the right and at the bottom alone, as in the training.
+    The weights are Google's (Apache-2.0), cut by ``scripts/cut_features.py``. Where the stride is 2 (``conv1``,
+    ``dw2``, ``dw4``), zeros are added on the right and at the bottom alone, as in the training.
 
     References
     ----------
