@@ -180,7 +180,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> dict[str, Any]:
 def _usage(client: NotebookClient) -> tuple[float, float, float]:
     """Processor seconds of the kernel and of the processes that it started, and its peak memory in MiB.
 
-    On Linux ``ru_maxrss`` begins at the size of the process that started the kernel, so the peak is read where it does not.
+    On Linux ``ru_maxrss`` begins at the size of the process that started the kernel: the peak is read elsewhere.
     """
     usage = "__import__('resource').getrusage(__import__('resource').RUSAGE_{})"
     own, children = usage.format("SELF"), usage.format("CHILDREN")

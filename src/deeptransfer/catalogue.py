@@ -70,6 +70,7 @@ CHAPTERS: dict[int, str] = {
     14: "part5/test-time",
     17: "part5/style",
     18: "part5/weights",
+    20: "part5/open",
 }
 
 
