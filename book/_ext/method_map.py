@@ -27,6 +27,7 @@ KINDS = {
     "multi-domain": "one network for several domains",
     "efficiency": "a cheaper network",
     "style": "statistics of one image",
+    "weights": "a normalisation of weights",
 }
 NOTHING = "nothing beyond source images and their labels"
 FILTERS = {

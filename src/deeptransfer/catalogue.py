@@ -30,6 +30,7 @@ Kind = Literal[
     "multi-domain",
     "efficiency",
     "style",
+    "weights",
 ]
 OBJECTIVES = ("baseline", "discrepancy", "adversarial", "prediction")
 
@@ -50,6 +51,7 @@ STATISTICS = "per-channel means and variances differ, what a channel stands for 
 STYLE = "domains differ in the statistics of a single image, and these say nothing about its class"
 CHANGED = "the network changes, and with it the means and variances that its layers receive"
 RELATED = "domains differ, most of what a network computes is shared"
+NO_SHIFT = "none: only what a layer amplifies is bounded"
 APPEARANCE = "style is in the statistics of an image's features, content in where they are"
 
 # Where each chapter lies, below book/.
@@ -69,6 +71,7 @@ CHAPTERS: dict[int, str] = {
     13: "part4/everything",
     14: "part5/test-time",
     17: "part5/style",
+    18: "part5/weights",
     19: "part5/cheaper",
     20: "part5/open",
 }
@@ -91,7 +94,7 @@ class Method:
         ``"normalization"`` is what :meth:`convert` gives a network for one source and one target; ``"test-time"``
         adapts to what arrives, ``"generalization"`` prepares for domains never seen, ``"multi-domain"`` lets several
         domains share a network, ``"efficiency"`` makes a network cheaper, ``"style"`` moves or matches the statistics
-        of single images.
+        of single images, ``"weights"`` normalises weights and reads no image.
     shift : str
         The difference between the domains that it assumes.
     needs : tuple of str
@@ -237,6 +240,7 @@ _WANG = "Wang, Jin, Long, Wang, Jordan, NeurIPS 2019"
 _O = "deeptransfer.objectives."
 _N = "deeptransfer.normalization."
 _S = "deeptransfer.style."
+_W = "deeptransfer.weights."
 _WHITENING = "part4/whitening"
 _IMAGE: tuple[Literal["image"]] = ("image",)
 _BOTH: tuple[Literal["set"], Literal["image"]] = ("set", "image")
@@ -409,6 +413,14 @@ _RECORDS = (
     Method("noise-aware", "Noise-aware batch normalisation", "Tsai et al., 2020", 19, "efficiency", CHANGED,
            (START, "unlabelled images on the device"), "a pass per layer for each device",
            "deeptransfer.weights.noisy_weights"),
+    Method("spectral-norm", "Spectral normalisation (SN)", "Miyato, Kataoka, Koyama, Yoshida, ICLR 2018", 18, "weights",
+           NO_SHIFT, (), "two products with each weight per training pass",
+           "torch.nn.utils.parametrizations.spectral_norm", statistics=()),
+    Method("oni", "Orthogonalisation by Newton's iteration (ONI)", "Huang et al., CVPR 2020", 18, "weights",
+           NO_SHIFT, (), "two products of matrices per weight and iteration", _W + "NewtonOrthogonal", statistics=()),
+    Method("demodulation", "Weight demodulation", "Karras et al., CVPR 2020", 18, "weights",
+           "a style is a scale of each input channel", ("a style for each image",), "filters of its own for each image",
+           _W + "modulated_conv2d", statistics=()),
 )  # fmt: skip
 
 _BY_NAME = {record.name: record for record in _RECORDS}
