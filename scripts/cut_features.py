@@ -25,13 +25,13 @@ def main() -> None:
     blocks = mobilenet_025(sys.argv[1], classes=1).eval().features
     convolutions = [part for part in blocks.modules() if isinstance(part, nn.Conv2d)]
     norms = [part for part in blocks.modules() if isinstance(part, nn.BatchNorm2d)]
-    values = {}
+    values: dict[str, np.ndarray] = {}
     for name, convolution, norm in zip(LAYERS, convolutions, norms, strict=False):  # the later ones are left out
         folded = fuse_conv_bn_eval(convolution, norm)
         values |= {f"{name}.{key}": value.numpy() for key, value in folded.state_dict().items()}
     path = data_folder() / FILE
     path.parent.mkdir(exist_ok=True)
-    np.savez_compressed(path, **values)
+    np.savez_compressed(path, **values)  # type: ignore[arg-type]  # the stubs take any name for allow_pickle
     print(f"{path}: {sum(value.size for value in values.values()):,} numbers, {path.stat().st_size:,} bytes")
 
 
