@@ -1,0 +1,127 @@
+"""Runs on several labelled sources that are scored on a domain never seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from deeptransfer.normalization import DSON2d, InstanceWhitening2d, MixStyle, average_domains, domain_branches
+from deeptransfer.runs import unseen
+from deeptransfer.runs.provenance import reached
+from deeptransfer.runs.recipe import NO_NUMBER, recipe_of, run
+from deeptransfer.runs.unseen import METHODS, SeveralSources, Sources, UnseenConfig, build, photometric, predict_unseen
+
+TINY = UnseenConfig(
+    sources=["print", "pen"], unseen="scene", method="dson", steps=2, every=1, batch_size=4, widths=[2, 3], hidden=[4]
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Small splits, no progress bars, on the CPU."""
+    whole = unseen.load_domain
+    monkeypatch.setattr(unseen, "load_domain", lambda name, split: whole(name, split).subset(range(40)))
+    monkeypatch.setenv("DEEPTRANSFER_PROGRESS", "0")
+    monkeypatch.setenv("DEEPTRANSFER_DEVICE", "cpu")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_and_its_beginning_is_that_of_the_run(method):
+    recipe = replace(TINY, method=method)
+    result = run(recipe)
+    assert [point["step"] for point in result["curve"]] == [1, 2]
+    assert list(result["own"]) == ["print", "pen"]
+    assert recipe.beginning()["curve"] == result["curve"][:1]
+    assert recipe_of(result) == recipe
+    scores = recipe.scores(result)
+    assert scores["unseen"] == result["curve"][-1]["unseen"]
+    assert ("branch" in result) == (method in ("dson", "domain-average", "bn-embeddings"))
+
+
+def test_a_batch_holds_as_many_labelled_images_of_each_source_and_is_always_the_same():
+    domains = [unseen.grey(name, "train") for name in ("print", "pen", "scene")]
+    batch, again = (Sources(domains, 5, seed=1).batch(3) for _ in range(2))
+    assert [tuple(x.shape) for x in batch.images] == [(5, 1, 28, 28)] * 3
+    for domain, images, labels in zip(domains, batch.images, batch.labels, strict=True):
+        for image, label in zip(images, labels, strict=True):
+            same = (domain.tensors[0] == image).all((1, 2, 3))
+            assert label in domain.tensors[1][same]
+    assert all(torch.equal(a, b) for a, b in zip(batch.images, again.images, strict=True))
+
+
+def test_frozen_shares_stay_at_half_and_faster_ones_move_further():
+    moved = {}
+    for name, settings in (("frozen", {"frozen": True}), ("plain", {}), ("fast", {"mixture_lr": 100.0})):
+        shares = torch.tensor(run(replace(TINY, settings=settings))["shares"])
+        assert shares.shape == (2, 2, 2)  # layers, moments, domains
+        moved[name] = (shares - 0.5).abs().max().item()
+    assert moved["frozen"] == 0 < 10 * moved["plain"] < moved["fast"]
+
+
+def test_unseen_images_are_predicted_by_all_branches():
+    domain = unseen.grey("scene", "test")
+    for method, weighted in (("dson", False), ("domain-average", False), ("bn-embeddings", True)):
+        recipe = replace(TINY, method=method)
+        network = unseen.train_unseen(recipe)[0]
+        branches = domain_branches(network, domain.tensors[0])
+        expected = branches.average(branches.weights()) if weighted else average_domains(network, domain.tensors[0])
+        assert torch.equal(predict_unseen(network, recipe, domain), expected.argmax(1))
+
+
+def test_the_whitening_loss_begins_when_it_is_to_and_whitens_what_is_selected():
+    recipe = replace(TINY, method="isw", settings={"begin": 0.5})
+    network = build(recipe)
+    images = unseen.grey("print", "train").tensors[0][:16]
+    objective = SeveralSources(recipe, network, images)
+    batch = Sources([unseen.grey(name, "train") for name in TINY.sources], 4, 0).batch(0)
+    assert set(objective(network, batch, 0.49)) == {"classification"}
+    losses = objective(network, batch, 0.5)
+    assert losses["whitening"].item() == pytest.approx(0.6 * objective.whitening.loss(objective.output).item())
+    without = replace(recipe, settings={"weight": 0.0})
+    assert set(SeveralSources(without, build(without), images)(network, batch, 1.0)) == {"classification"}
+    assert any(isinstance(module, InstanceWhitening2d) for module in build(without).modules())
+
+
+def test_another_style_is_no_affine_map_and_stays_in_range():
+    x = torch.linspace(0, 1, 28 * 28).view(1, 1, 28, 28).repeat(3, 1, 1, 1)
+    y, again = (photometric(x, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(y, again)
+    assert y.shape == x.shape
+    assert y.min() >= 0
+    assert y.max() <= 1
+    assert len({round(image.mean().item(), 4) for image in y}) == 3  # each its own exponent
+    pairs = [torch.stack([a.flatten(), b.flatten()]) for a, b in zip(x, y, strict=True)]
+    assert min(torch.corrcoef(pair)[0, 1] for pair in pairs) < 0.995
+
+
+def test_a_result_depends_on_its_own_layer_alone():
+    layers = {"dson": DSON2d, "mixstyle": MixStyle}
+    paths = {name: f"{layer.__module__}.{layer.__name__}" for name, layer in layers.items()}
+    for method, other in (("dson", "mixstyle"), ("mixstyle", "dson")):
+        code = replace(TINY, method=method).code()
+        found = reached(code.roots, [*NO_NUMBER, *code.stop])
+        assert paths[method] in found
+        assert paths[other] not in found
+
+
+def test_a_grid_is_every_row_with_every_seed_under_names_of_their_own():
+    rest = {"sources": ["print", "pen"], "unseen": "scene", "steps": 2, "every": 1, "seeds": [0, 1]}
+    rows = [{"method": "bn"}, {"method": "bn", "augment": True}, {"method": "ibn", "settings": {"ratio": 1.0}}]
+    recipes = UnseenConfig.from_grid({**rest, "rows": rows})
+    assert len({recipe.name for recipe in recipes}) == 6
+    assert recipes[0].name == "print+pen-to-scene_bn_seed0"
+    with pytest.raises(ValueError, match="must hold rows and seeds"):
+        UnseenConfig.from_grid({**rest, "rows": rows, "norms": []})
+    with pytest.raises(ValueError, match="a row may hold"):
+        UnseenConfig.from_grid({**rest, "rows": [{"norm": "bn"}]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"sources": []}, "one domain"), ({"unseen": "mnist"}, "unknown domain"), ({"method": "dsbn"}, "unknown method")],
+)
+def test_what_makes_no_sense_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **change)
