@@ -28,7 +28,7 @@ export default {
     const frame = stage({
       model, el, start, title: TITLE,
       draw({ width, state: { source, target, sigma } }) {
-        const x = linear(SPAN, [42, width - 8]);
+        const x = linear(SPAN, [54, width - 8]);
         const rows = { source: 48, target: 78 };
         const y = linear([-1, 1], [290, 102]);
         map = { x, rows };
@@ -43,7 +43,7 @@ export default {
           shape("text", { x: x.range[0], y: 20, class: "live-title" }, `MMD² = ${digits(value, 3)}`),
           Object.entries(rows).map(([name, at]) => [
             shape("line", { x1: x.range[0], x2: x.range[1], y1: at, y2: at, class: "live-grid" }),
-            shape("text", { x: 0, y: at + 4, class: name, stroke: "none" }, name),
+            shape("text", { x: 0, y: at + 4, class: `live-key ${name}` }, name),
           ]),
           axes(x, y, {
             xlabel: "x", xticks: [-4, -2, 0, 2, 4], yticks: [-1, 0, 1],
