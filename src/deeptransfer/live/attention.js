@@ -1,5 +1,5 @@
 // Reciprocal Normalization over four channels: what each mean of the source receives from the target's.
-import { axes, clamp, digits, knob, linear, shape, slider, stage } from "./drawing.js";
+import { axes, clamp, digits, knob, linear, point, shape, slider, stage } from "./drawing.js";
 
 const SPAN = [-0.4, 3.4];
 
@@ -46,6 +46,8 @@ export default {
             x1: x(source[i]), y1: rows.source, x2: x(target[j]), y2: rows.target,
             class: "live-link model", "stroke-width": 0.5 + 9 * a, opacity: 0.12 + 0.78 * a,
           }))),
+          source.map((m) => point(x(m), rows.source, "source", false, 5)), // below the knobs, for paper
+          target.map((m) => point(x(m), rows.target, "target", false, 5)),
           given.map((m, i) => [
             shape("circle", { cx: x(m), cy: rows.given, r: 8, class: "live-point model" }),
             shape("text", { x: x(m), y: rows.given + 26 + (i % 2) * 16, "text-anchor": "middle", class: "live-tick" }, `${i + 1}`),
