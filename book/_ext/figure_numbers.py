@@ -1,6 +1,6 @@
 """A number and a caption under each picture of a chapter, and what lets it follow dark and light.
 
-Figure 3.2 is the second of chapter 3. A figure with sliders brings its own words. On a page without a number pictures are
+Figure 3.2 is the second of chapter 3. A figure that the reader moves brings its own words. On a page without a number pictures are
 counted alone, Figure 2, and only those that have a caption.
 """
 
@@ -17,12 +17,13 @@ from deeptransfer.catalogue import CHAPTERS
 from deeptransfer.pictures import STYLE, boxes_of, kept_boxes
 
 NUMBERS = {page: number for number, page in CHAPTERS.items()}
+MOVED = ('<figure class="explore"', '<figure class="live"')
 
 
 def pictures(output: nodes.Element) -> list[nodes.Element]:
-    """The pictures and figures with sliders among the outputs of a cell."""
-    sliders = [raw for raw in output.findall(nodes.raw) if 'class="explore"' in raw.astext()]
-    return [*output.findall(nodes.image), *sliders]
+    """The pictures and the figures that the reader moves among the outputs of a cell."""
+    moved = [raw for raw in output.findall(nodes.raw) if raw.astext().startswith(MOVED)]
+    return [*output.findall(nodes.image), *moved]
 
 
 def number_figures(app: Sphinx, document: nodes.document) -> None:
@@ -37,7 +38,7 @@ def number_figures(app: Sphinx, document: nodes.document) -> None:
         number = f"{chapter}.{count}" if chapter else f"{count}"
         anchor = "figure-" + number.replace(".", "-")
         if isinstance(picture, nodes.raw):
-            _number_sliders(picture, f"Figure {number}", anchor)
+            _number_own_caption(picture, f"Figure {number}", anchor)
             continue
         words = f"Figure {number}" + (f": {caption}" if caption else "")
         line = nodes.paragraph("", words, classes=["figure-number"], ids=[anchor])
@@ -49,7 +50,7 @@ def number_figures(app: Sphinx, document: nodes.document) -> None:
         document.insert(0, nodes.raw("", STYLE, format="html"))
 
 
-def _number_sliders(figure: nodes.raw, number: str, anchor: str) -> None:
+def _number_own_caption(figure: nodes.raw, number: str, anchor: str) -> None:
     """Into the figure's own caption."""
     name = f'<span class="figure-number" id="{anchor}">{html.escape(number)}'
     text = figure.astext()

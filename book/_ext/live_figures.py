@@ -1,4 +1,7 @@
-"""Figures that answer the hand, on a page without code: ``{live-figure} adabn``, with the caption as its content."""
+"""Figures that answer the hand: ``{live-figure} adabn`` on a page without code, with the caption as its content.
+
+A notebook stores each of its figures whole; on a page what all of them need stands once.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # the library itself is not installed to build pages
 
-from deeptransfer.live import FOLDER, LiveFigure
+from deeptransfer.live import FOLDER, LiveFigure, share
 
 
 class LiveFigureDirective(SphinxDirective):
@@ -32,7 +35,16 @@ class LiveFigureDirective(SphinxDirective):
         return [nodes.raw("", figure.page(), format="html")]
 
 
+def share_scripts(app: Sphinx, document: nodes.document) -> None:
+    """Keep one copy of the style, the drawing and the loader on a page."""
+    figures = [raw for raw in document.findall(nodes.raw) if raw.astext().startswith('<figure class="live"')]
+    for raw, page in zip(figures, share([raw.astext() for raw in figures]), strict=True):
+        raw.clear()
+        raw += nodes.Text(page)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive."""
     app.add_directive("live-figure", LiveFigureDirective)
+    app.connect("doctree-read", share_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -99,8 +99,11 @@ def test_paper_is_white_without_controls_and_shows_whole_lines(site: Path, visit
     ink, paper = page.locator("body").evaluate(colours)
     assert min(paper[:3]) >= 250 or paper[3:] == [0]
     assert max(ink[:3]) <= 80
-    for control in (".bd-sidebar-primary", ".bd-header-article", ".prev-next-footer", ".copybtn", ".explore-controls"):
+    frame = (".bd-sidebar-primary", ".bd-header-article", ".prev-next-footer", ".copybtn")
+    for control in (*frame, ".explore-controls", ".live-controls", ".live-handle"):
         assert page.locator(f"{control}:visible").count() == 0, control
+    words = page.locator("figure.live text").first.evaluate("e => getComputedStyle(e).fill.match(/\\d+/g).map(Number)")
+    assert max(words[:3]) <= 80
     cut = page.evaluate("""[...document.querySelectorAll('article pre')]
         .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 80))""")
     assert not cut
@@ -200,6 +203,28 @@ def test_sliders_change_the_frame_from_the_keyboard(book_pages: list[Path], visi
         pytest.fail("the pages hold interactive figures, but no slider was found")
 
 
+def test_live_figures_of_the_pages_answer_hand_and_keys(book_pages: list[Path], visit: Callable[..., Page]) -> None:
+    for path in book_pages:
+        page = visit(path)
+        for figure in page.locator("figure.live").all():
+            handle = figure.locator(".live-handle").first
+            seen = [handle.get_attribute("aria-valuetext")]
+            handle.scroll_into_view_if_needed()
+            box = handle.locator(".live-knob").bounding_box()
+            x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+            page.mouse.move(x, y)
+            page.mouse.down()
+            page.mouse.move(x + 30, y - 30, steps=3)
+            page.mouse.up()
+            page.evaluate("new Promise(requestAnimationFrame)")
+            seen.append(handle.get_attribute("aria-valuetext"))
+            handle.press("Shift+ArrowLeft")
+            handle.press("Shift+ArrowDown")
+            page.evaluate("new Promise(requestAnimationFrame)")
+            seen.append(handle.get_attribute("aria-valuetext"))
+            assert len(set(seen)) == 3, f"{path.name}: {seen}"
+
+
 def test_print_shows_the_frame_a_figure_starts_on(book_pages: list[Path], visit: Callable[..., Page]) -> None:
     for path in book_pages:
         page = unfolded(visit(path))
@@ -237,7 +262,9 @@ def test_pictures_and_text_have_one_width(book_pages: list[Path], visit: Callabl
 
 def test_figures_show_their_first_frame_without_javascript(book_pages: list[Path], visit: Callable[..., Page]) -> None:
     for path in book_pages:
-        for figure in visit(path, java_script_enabled=False).locator(".explore").all():
+        page = visit(path, java_script_enabled=False)
+        assert all(still.is_visible() for still in page.locator("figure.live svg").all()), path.name
+        for figure in page.locator(".explore").all():
             unseen = figure.evaluate("f => Boolean(f.closest('details:not([open])'))")
             visible = [image for image in figure.locator("img").all() if image.is_visible()]
             assert unseen or len(visible) == 1, path.name

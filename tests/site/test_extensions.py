@@ -16,9 +16,11 @@ from reading import other_modules, run_reading
 from reading_order import draw, read_order, row_of
 
 from deeptransfer.catalogue import CHAPTERS
+from deeptransfer.live import LiveFigure
 
 CONFIG = """extensions = ["myst_nb", "sphinx_exercise"]
-extensions += ["equations", "figure_numbers", "folds", "glossary_links", "library", "method_map", "solutions", "status"]
+extensions += ["equations", "figure_numbers", "folds", "glossary_links", "library", "live_figures", "method_map"]
+extensions += ["solutions", "status"]
 nb_execution_mode = "off"
 exercise_style = "solution_follow_exercise"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
@@ -67,6 +69,7 @@ PICTURE = {
     "image/png": "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 }
 SLIDERS = {"text/html": '<figure class="explore">sliders</figure>', "text/plain": "figure"}
+LIVE = {"text/html": LiveFigure("witness", "Move it.").page(), "text/plain": "figure"}
 
 
 def write_book(folder: Path) -> Path:
@@ -82,6 +85,8 @@ def write_book(folder: Path) -> Path:
         code("show(1)", outputs=shows(PICTURE), metadata={"caption": "A caption."}),
         code("print(1)", outputs=[nbformat.v4.new_output("stream", text="no picture")]),
         code("show(2)", outputs=shows(SLIDERS), metadata={"tags": ["hide-cell"]}),
+        code("move(1)", outputs=shows(LIVE)),
+        code("move(2)", outputs=shows(LIVE)),
         markdown("## A bet\n\nMore, or less?"),
         code("tell(1)", outputs=[nbformat.v4.new_output("stream", text="more")], metadata={"tags": ["fold-answer"]}),
         code("not_told()"),
@@ -185,8 +190,16 @@ def test_formula_without_an_entry_and_code_that_is_gone_are_warnings(changed: tu
 def test_pictures_and_sliders_are_numbered_and_nothing_else(whole: Path) -> None:
     chapter = parse(whole / "part2" / "mmd.html")
     numbers = [number.get_text() for number in chapter.select(".figure-number")]
-    assert numbers == ["Figure 3.1: A caption.", "Figure 3.2", "Figure 3.3"]
+    assert numbers == ["Figure 3.1: A caption.", "Figure 3.2", "Figure 3.3: ", "Figure 3.4: ", "Figure 3.5"]
     assert chapter.find(id="figure-3-2").find_previous(class_="explore")
+    assert chapter.find(id="figure-3-4").parent.get_text() == "Figure 3.4: Move it."
+
+
+def test_what_live_figures_need_stands_once_on_a_page(whole: Path) -> None:
+    first, second = parse(whole / "part2" / "mmd.html").select("figure.live")
+    assert [len(figure.select("style, .live-drawing")) for figure in (first, second)] == [2, 0]
+    assert [len(figure.select("script:not([type])")) for figure in (first, second)] == [0, 1]
+    assert first.select_one(".live-module") == second.select_one(".live-module")
 
 
 def lines_of_folds(part: BeautifulSoup) -> list[str]:
@@ -200,7 +213,7 @@ def test_what_gives_an_answer_away_is_folded_with_it(whole: Path) -> None:
     assert lines_of_folds(told.parent)[:3] == ["What came out", "Code", "Code of the figure"]
     assert lines_of_folds(alone.parent)[3:] == ["The numbers, after you have bet", "Code", "Code"]
     words = told.get_text()
-    places = [words.index(word) for word in ("tell(1)", "more", "tell(2)", "Figure 3.3", "More.")]
+    places = [words.index(word) for word in ("tell(1)", "more", "tell(2)", "Figure 3.5", "More.")]
     assert places == sorted(places)
     for cell in ("tell(3)", "tell(4)"):
         assert cell in alone.get_text()

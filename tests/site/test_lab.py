@@ -20,7 +20,9 @@ from reader import MARK, make, text_hash, write
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-RUN, LOOKED_AT = "own-loop", "part2/mmd"  # the first takes few seconds, the second has a figure with sliders
+RUN = "own-loop"  # takes few seconds
+LOOKED_AT = "part2/mmd"  # opens with a figure that the hand moves
+DRAWN = "part1/shift"  # has a figure that the kernel draws, and trains nothing before it
 PAGES = [path.relative_to(BOOK).with_suffix("").as_posix() for path in find_notebooks()]
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight are in the page too
@@ -141,12 +143,12 @@ def test_a_solution_unfolds(open_notebook: Callable[[str], Page]) -> None:
     assert code.is_visible()
 
 
-def test_formulas_sliders_and_collapsed_code_are_seen(open_notebook: Callable[[str], Page]) -> None:
+def test_formulas_live_figures_and_collapsed_code_are_seen(open_notebook: Callable[[str], Page]) -> None:
     page = open_notebook(LOOKED_AT)
     page.wait_for_selector(".jp-MarkdownCell mjx-container", timeout=120 * SECOND)
     signs = page.locator("mjx-labels").first.locator("mjx-c")
     assert [sign.get_attribute("class") for sign in signs.all()][:5] == [f"mjx-c{ord(sign):X}" for sign in "(3.1)"]
-    assert page.locator(".explore input").first.is_visible()
+    assert page.locator(".live .live-handle").first.is_visible()
     first = page.locator(".jp-CodeCell").first
     assert first.locator(".jp-InputArea .jp-Placeholder, .jp-InputPlaceholder").first.is_visible()
     assert not first.locator(".cm-content").count()
@@ -154,8 +156,22 @@ def test_formulas_sliders_and_collapsed_code_are_seen(open_notebook: Callable[[s
     assert not page.locator("details[open]").count()
 
 
-def test_a_slider_draws_afresh_below_itself(open_notebook: Callable[[str], Page]) -> None:
+def test_a_live_figure_is_a_widget_that_moves(open_notebook: Callable[[str], Page]) -> None:
     page = open_notebook(LOOKED_AT)
+    page.locator(".live figcaption").first.click()
+    page.keyboard.press("Shift+Enter")
+    handle = page.locator(".jp-OutputArea-output .live:not(figure) .live-handle").first
+    handle.wait_for(timeout=180 * SECOND)
+    before = handle.get_attribute("aria-valuetext")
+    handle.focus()
+    handle.press("Shift+ArrowLeft")
+    page.wait_for_function(
+        "before => document.querySelector('.live:not(figure) .live-handle').ariaValueText !== before", arg=before
+    )
+
+
+def test_a_slider_draws_afresh_below_itself(open_notebook: Callable[[str], Page]) -> None:
+    page = open_notebook(DRAWN)
     page.locator(".explore figcaption").first.click()
     choose(page, "Run", "Run All Above Selected Cell")
     page.keyboard.press("Shift+Enter")

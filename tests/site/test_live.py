@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from deeptransfer.adversarial import gradient_reversal
 from deeptransfer.discrepancy import GaussianKernels, JointMMD, mmd2, witness
-from deeptransfer.live import FOLDER, LiveFigure, module, names
+from deeptransfer.live import FOLDER, LiveFigure, module, names, share
 from deeptransfer.normalization.autodial import AutoDIAL1d
 from deeptransfer.normalization.moments import Moments
 from deeptransfer.normalization.reciprocal import compensate
@@ -254,6 +254,20 @@ def test_a_figure_fits_a_phone_and_passes_axe_in_both_themes(browser, tmp_path, 
         violations = Axe().run(page).response["violations"]
         assert not violations, [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in violations]
         page.close()
+
+
+def test_figures_that_share_a_page_share_what_all_need(browser, tmp_path):
+    pages = [LiveFigure(name).page() for name in ("witness", "adabn", "joint")]
+    path = tmp_path / "three.html"
+    path.write_text(f'<!doctype html><meta charset="utf-8">{"".join(share(pages))}', encoding="utf-8")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    for name in ("witness", "adabn", "joint"):
+        figure = page.locator(f"[data-figure={name}]")
+        figure.locator(f'.live-handle[aria-label="{KNOBS[name]}"]').wait_for()
+        assert figure.locator(".live-stage > svg").count() == 1
+    assert page.locator("style").count() == page.locator(".live-drawing").count() == 1
+    page.close()
 
 
 @pytest.mark.parametrize("name", sorted(KNOBS))

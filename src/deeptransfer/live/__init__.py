@@ -13,12 +13,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LiveFigure", "is_live", "names"]
+__all__ = ["LiveFigure", "is_live", "names", "share"]
 
 FOLDER = Path(__file__).parent
 
@@ -92,7 +92,8 @@ class LiveFigure:
             state=html.escape(json.dumps(self._state)),
             still=still.strip(),
             caption=caption,
-            module=module(self.name),
+            drawing=drawing(),
+            module=own(self.name),
             loader=(FOLDER / "loader.js").read_text(encoding="utf-8"),
         )
 
@@ -123,18 +124,42 @@ class LiveFigure:
         return bundle | (self.widget()._repr_mimebundle_()[0] if is_live() else {"text/html": self.page()})
 
 
+def drawing() -> str:
+    """What all figures draw with, to stand before a figure's own code."""
+    return re.sub(r"^export ", "", (FOLDER / "drawing.js").read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def own(name: str) -> str:
+    """A figure's own code, which needs that of :func:`drawing` before it."""
+    code = (FOLDER / f"{name}.js").read_text(encoding="utf-8")
+    return re.sub(r'^import \{[^}]*\} from "\./drawing\.js";\n', "", code, flags=re.MULTILINE)
+
+
 def module(name: str) -> str:
     """A figure's ES module with the shared drawing inside it, so that it needs no other file."""
-    shared = (FOLDER / "drawing.js").read_text(encoding="utf-8")
-    own = (FOLDER / f"{name}.js").read_text(encoding="utf-8")
-    shared = re.sub(r"^export ", "", shared, flags=re.MULTILINE)
-    return shared + re.sub(r'^import \{[^}]*\} from "\./drawing\.js";\n', "", own, flags=re.MULTILINE)
+    return drawing() + own(name)
+
+
+def share(pages: Sequence[str]) -> list[str]:
+    """The figures of one page of the book, each from :meth:`LiveFigure.page`: what all of them need stands there once.
+
+    Style and drawing stay in the first figure, the loader in the last, which starts all of them.
+    """
+    shared = []
+    for place, page in enumerate(pages):
+        if place > 0:
+            page = re.sub(r"<style>.*?</style>\n|<script [^>]*live-drawing.*?</script>\n", "", page, flags=re.DOTALL)
+        if place < len(pages) - 1:
+            page = re.sub(r"<script>.*?</script>\n", "", page, flags=re.DOTALL)
+        shared.append(page)
+    return shared
 
 
 _PAGE = """<figure class="live" data-figure="{name}" data-state="{state}">
 <style>{css}</style>
 <div class="live-still">{still}</div>
 {caption}
-<script type="text/plain">{module}</script>
+<script type="text/plain" class="live-drawing">{drawing}</script>
+<script type="text/plain" class="live-module">{module}</script>
 <script>{loader}</script>
 </figure>"""

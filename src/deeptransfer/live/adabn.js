@@ -75,7 +75,7 @@ export default {
           dots(points, labels, "target", before),
           line(before.x, before.y, cut(boundary(SOURCE_MOMENTS), before), { class: "live-line neutral dashed" }),
           line(before.x, before.y, cut(boundary(own), before), { class: "live-line model" }),
-          axes(inner.x, inner.y, { title: "after it, with the target's own statistics", xticks: [-2, 0, 2], yticks: [-2, 0, 2] }),
+          axes(inner.x, inner.y, { title: "after it, own statistics", xticks: [-2, 0, 2], yticks: [-2, 0, 2] }),
           dots(normalise(points, own), labels, "target", inner),
           line(inner.x, inner.y, cut([W[0], W[1], 0], inner), { class: "live-line model" }),
           shape("text", { x: before.x.range[0], y: before.y.range[0] + 34, class: "live-key neutral" },

@@ -1,7 +1,7 @@
 // Reciprocal Normalization over four channels: what each mean of the source receives from the target's.
-import { axes, clamp, digits, knob, linear, shape, slider, stage } from "./drawing.js";
+import { axes, clamp, digits, knob, linear, point, shape, slider, stage } from "./drawing.js";
 
-const SPAN = [-2.5, 2.5];
+const SPAN = [-0.4, 3.4];
 
 /** The attention A: row i is a softmax over j of −(m_i − m'_j)² / T. */
 export function attention(own, other, temperature) {
@@ -22,7 +22,7 @@ export function compensated(own, other, temperature, gate = 0) {
 }
 
 export const formulas = { attention, compensated };
-export const start = { source: [-1.6, -0.5, 0.4, 1.7], target: [-1.1, 0.2, 0.9, 1.3], logT: -0.5 };
+export const start = { source: [0, 0.5, 1, 3], target: [1.1, 0.1, 2, 0.4], logT: 0 };
 const TITLE = "Four channels: drag the means of both domains";
 
 export default {
@@ -46,6 +46,8 @@ export default {
             x1: x(source[i]), y1: rows.source, x2: x(target[j]), y2: rows.target,
             class: "live-link model", "stroke-width": 0.5 + 9 * a, opacity: 0.12 + 0.78 * a,
           }))),
+          source.map((m) => point(x(m), rows.source, "source", false, 5)), // below the knobs, for paper
+          target.map((m) => point(x(m), rows.target, "target", false, 5)),
           given.map((m, i) => [
             shape("circle", { cx: x(m), cy: rows.given, r: 8, class: "live-point model" }),
             shape("text", { x: x(m), y: rows.given + 26 + (i % 2) * 16, "text-anchor": "middle", class: "live-tick" }, `${i + 1}`),

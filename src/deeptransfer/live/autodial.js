@@ -81,7 +81,7 @@ export default {
           }),
           shape("text", { x: inputs.x.range[0], y: inputs.y.range[0] + 34 }, "full: class A, pale: class B"),
           shape("text", { x: outputs.x.range[0], y: outputs.y.range[0] + 34, class: "live-key model" },
-            `target on its side of the border: ${right} %`),
+            `target on its side: ${right} %`),
         ];
         const words = `Own share α ${digits(alpha, 2)}, ${Math.round(100 * shareB)} % of the target are class B, target moved ` +
           `by ${digits(shift)}: ${right} % of it lies on its side of the source's border.`;

@@ -79,7 +79,7 @@ export default {
           axes(x, y, { title: "source and target", xlabel: "feature f", xticks: [-2, 0, 2], yticks: [0, 0.5, 1] }),
           source.map((g, i) => point(x(FEATURE[i]), y(g[1]), "source", true, 5)),
           target.map((g, i) => point(x(FEATURE[i]), y(g[1]), "target", false, 3)),
-          axes(place, size, { title: "MMD² of features, predictions, pairs" }),
+          axes(place, size, { title: "MMD², of pairs JMMD²" }),
           values.map(bar),
         ];
         const words = `${Math.round(100 * share)} % of the target's pairs are wrong, confidence ${digits(confidence, 2)}: MMD² is ` +

@@ -1,5 +1,5 @@
 // MMD: two samples on a line whose points are dragged, and the function that tells them apart most.
-import { axes, clamp, digits, knob, line, linear, shape, slider, stage } from "./drawing.js";
+import { axes, clamp, digits, knob, line, linear, point, shape, slider, stage } from "./drawing.js";
 
 const SPAN = [-5, 5];
 
@@ -28,7 +28,7 @@ export default {
     const frame = stage({
       model, el, start, title: TITLE,
       draw({ width, state: { source, target, sigma } }) {
-        const x = linear(SPAN, [42, width - 8]);
+        const x = linear(SPAN, [54, width - 8]);
         const rows = { source: 48, target: 78 };
         const y = linear([-1, 1], [290, 102]);
         map = { x, rows };
@@ -43,8 +43,10 @@ export default {
           shape("text", { x: x.range[0], y: 20, class: "live-title" }, `MMD² = ${digits(value, 3)}`),
           Object.entries(rows).map(([name, at]) => [
             shape("line", { x1: x.range[0], x2: x.range[1], y1: at, y2: at, class: "live-grid" }),
-            shape("text", { x: 0, y: at + 4, class: name, stroke: "none" }, name),
+            shape("text", { x: 0, y: at + 4, class: `live-key ${name}` }, name),
           ]),
+          source.map((v) => point(x(v), rows.source, "source", false, 5)), // below the knobs, for paper
+          target.map((v) => point(x(v), rows.target, "target", false, 5)),
           axes(x, y, {
             xlabel: "x", xticks: [-4, -2, 0, 2, 4], yticks: [-1, 0, 1],
           }),
