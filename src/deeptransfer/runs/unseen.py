@@ -197,12 +197,12 @@ def build(config: UnseenConfig) -> Network:
         convert_norm(network, DomainBatchNorm2d, domains=config.sources, **unshared)
     elif config.method in BEHIND:
         for block, width in zip(blocks[:2], config.widths, strict=False):
-            block.append(layer(width, **settings) if config.method == "selfnorm" else layer(**settings))
+            block.append(layer(width, **settings) if config.method == "selfnorm" else layer(**settings))  # type: ignore[operator]
     elif config.method == "isw":
-        blocks[0][1] = layer(config.widths[0], **settings)
+        blocks[0][1] = layer(config.widths[0], **settings)  # type: ignore[operator]
     elif config.method == "dsmnet":
         for block, width in zip(blocks, config.widths, strict=True):
-            block[1] = layer(width, **settings)
+            block[1] = layer(width, **settings)  # type: ignore[operator]
     if config.settings.get("frozen"):
         for norm in dson_layers(network):
             norm.mix_mean.requires_grad_(False)
