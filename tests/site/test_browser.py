@@ -214,7 +214,7 @@ def test_live_figures_of_the_pages_answer_hand_and_keys(book_pages: list[Path], 
             x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
             page.mouse.move(x, y)
             page.mouse.down()
-            page.mouse.move(x + 30, y - 30, steps=3)
+            page.mouse.move(x + 40, y - 20, steps=3)
             page.mouse.up()
             page.evaluate("new Promise(requestAnimationFrame)")
             seen.append(handle.get_attribute("aria-valuetext"))
