@@ -77,7 +77,8 @@ def test_every_method_has_its_field_by_whose_statistics_it_reads(site: Path) -> 
             named = [p.get_text().partition(": ")[2] for p in cell.select("p")[1:]]
             here = [label(m.name) for m in methods() if whose in m.statistics and m.edits == edits]
             assert sorted(", ".join(named).split(", ")) == sorted(", ".join(here).split(", "))
-    without = table.find_next("p").get_text()
+    without = next(p for p in table.find_all_next("p") if table not in p.parents).get_text()
+    assert without.startswith("No statistics of a normalisation: ")
     assert all(label(m.name) in without for m in methods() if not m.statistics)
 
 
