@@ -379,7 +379,7 @@ def _variance_ratios(network: nn.Module, other: nn.Module) -> list[float]:
     """Of each BatchNorm, the median over its channels of one network's running variance over the other's."""
     pairs = zip(network.modules(), other.modules(), strict=True)
     return [
-        (a.running_var / b.running_var).median().item()  # type: ignore[operator]
+        (a.running_var / b.running_var).median().item()  # type: ignore[arg-type, operator]
         for a, b in pairs
         if isinstance(a, nn.BatchNorm2d)
     ]

@@ -133,7 +133,7 @@ def folded(network: nn.Sequential) -> nn.Sequential:
     layers = list(copy.deepcopy(network).eval())
     for i, layer in enumerate(layers):
         if isinstance(layer, nn.BatchNorm1d):
-            layers[i - 1] = fuse_linear_bn_eval(layers[i - 1], layer)
+            layers[i - 1] = fuse_linear_bn_eval(layers[i - 1], layer)  # type: ignore[type-var]
     return nn.Sequential(*(layer for layer in layers if not isinstance(layer, nn.BatchNorm1d)))
 
 

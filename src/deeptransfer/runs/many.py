@@ -362,7 +362,7 @@ def with_adapters(base: Network, mode: str) -> Network:
         if not name.startswith("block"):
             continue
         conv, norm, *rest = block.children()
-        adapter = ResidualAdapter(conv, domains=("target",), mode=mode)
+        adapter = ResidualAdapter(conv, domains=("target",), mode=mode)  # type: ignore[arg-type]
         state = norm.state_dict()
         adapter.norm.fill_from(state)
         adapter.norm.load_state_dict(state)
@@ -395,8 +395,8 @@ class LowRank(nn.Sequential):
         d_out, d_in = matrix.shape[:2]
         super().__init__(nn.Conv2d(d_in, rank, 1, bias=False), nn.Conv2d(rank, d_out, 1, bias=False))
         with torch.no_grad():
-            self[0].weight.copy_((s[:rank].sqrt()[:, None] * v[:rank])[:, :, None, None])
-            self[1].weight.copy_((u[:, :rank] * s[:rank].sqrt())[:, :, None, None])
+            self[0].weight.copy_((s[:rank].sqrt()[:, None] * v[:rank])[:, :, None, None])  # type: ignore[operator]
+            self[1].weight.copy_((u[:, :rank] * s[:rank].sqrt())[:, :, None, None])  # type: ignore[operator]
 
 
 def size_of(d: int, k: int) -> int:
@@ -406,7 +406,7 @@ def size_of(d: int, k: int) -> int:
 
 def compressed(network: Network, images: Tensor, method: str, share: float) -> tuple[Network, int]:
     """A copy whose adapters in series are replaced, and the numbers that stand in their place."""
-    smaller, inputs = copy.deepcopy(network), {}
+    smaller, inputs = copy.deepcopy(network), {}  # type: ignore[var-annotated]
     handles = [
         layer.adapters[0].register_forward_hook(lambda _, given, __, i=i: inputs.__setitem__(i, given[0]))
         for i, layer in enumerate(adapters_of(network))
@@ -418,15 +418,15 @@ def compressed(network: Network, images: Tensor, method: str, share: float) -> t
     numbers = 0
     for i, layer in enumerate(adapters_of(smaller)):
         matrix = layer.adapters[0].weight
-        d = matrix.shape[0]
-        k = max(1, round(share * d))
+        d = matrix.shape[0]  # type: ignore[index]
+        k = max(1, round(share * d))  # type: ignore[arg-type]
         if method == "covnorm":
-            layer.adapters[0] = CovNorm(matrix, inputs[i], rank=k)
-            numbers += size_of(d, k) + d
+            layer.adapters[0] = CovNorm(matrix, inputs[i], rank=k)  # type: ignore[arg-type]
+            numbers += size_of(d, k) + d  # type: ignore[arg-type, assignment]
         else:  # as many numbers, or a few less
-            rank = min(d, size_of(d, k) // (2 * d))
-            layer.adapters[0] = LowRank(matrix, rank)
-            numbers += 2 * d * rank
+            rank = min(d, size_of(d, k) // (2 * d))  # type: ignore[arg-type]
+            layer.adapters[0] = LowRank(matrix, rank)  # type: ignore[arg-type]
+            numbers += 2 * d * rank  # type: ignore[assignment, operator]
     return smaller, numbers
 
 
@@ -487,7 +487,7 @@ def train_probe(network: Network, train: TensorDomain, config: ManyConfig, stop:
 def compress(network: Network, train: TensorDomain, test: TensorDomain, config: ManyConfig) -> dict[str, Any]:
     """Accuracy with fewer directions, before and after training further, and with the whole adapter."""
     rest = own_numbers(network)
-    adapters = sum(layer.adapters[0].weight.numel() for layer in adapters_of(network))
+    adapters = sum(layer.adapters[0].weight.numel() for layer in adapters_of(network))  # type: ignore[misc, operator]
     whole = evaluate(network, test).accuracy
     found = []
     for share in SHARES:
