@@ -63,6 +63,7 @@ SETTINGS = (
     *("OMP_", "MKL_", "OPENBLAS_", "KMP_", "TORCH_", "DEEPTRANSFER_", "SOLUTIONS"),
 )
 
+LIVE_FIGURE = '<figure class="live"'
 KEPT_CELL_METADATA = {"tags", "mystnb", "caption", "tolerance", "does", "seconds"}
 
 
@@ -117,8 +118,9 @@ def shows_sliders(cell: nbformat.NotebookNode) -> bool:
 
 
 def shows_a_picture(cell: nbformat.NotebookNode) -> bool:
-    """Whether an output of the cell is a picture or a figure with sliders."""
-    pictures = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+    """Whether an output of the cell is a picture or a figure that the reader moves."""
+    shown = [output.get("data", {}) for output in cell.get("outputs", [])]
+    pictures = any("image/png" in data or data.get("text/html", "").startswith(LIVE_FIGURE) for data in shown)
     return pictures or shows_sliders(cell)
 
 
