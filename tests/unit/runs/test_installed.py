@@ -60,7 +60,8 @@ def test_the_wheel_holds_recipes_grids_and_the_list_of_data_sets_and_no_result(w
     with zipfile.ZipFile(wheel) as archive:
         packed = {name.removeprefix("deeptransfer/data/") for name in archive.namelist() if "/data/" in name}
     data = CHECKOUT / "data"
-    kept = {file.relative_to(data).as_posix() for pattern in ("presets/*", "grids/*") for file in data.glob(pattern)}
+    shipped = ("presets/*", "grids/*", "weights/*.npz")
+    kept = {file.relative_to(data).as_posix() for pattern in shipped for file in data.glob(pattern)}
     assert packed == kept | {"datasets.toml"}
 
 
