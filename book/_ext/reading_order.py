@@ -94,13 +94,19 @@ def draw(
 
 
 def _way(start: tuple[float, float], end: tuple[float, float]) -> str:
-    """From below one box to above another, or round what is between them if they stand in one column."""
+    """From below one box to above the next; to one that is further down, through the gaps between boxes."""
     (x0, y0), (x1, y1) = start, end
-    if x0 == x1 and y1 - y0 > HEIGHT + GAP_Y:
-        side = x0 - 30
-        return f"M{x0} {y0 + HEIGHT / 2}C{side} {y0 + HEIGHT / 2} {side} {y1 + HEIGHT / 2} {x1 - 3} {y1 + HEIGHT / 2}"
-    x0, y0, x1, y1 = x0 + WIDTH / 2, y0 + HEIGHT, x1 + WIDTH / 2, y1 - 3
-    return f"M{x0} {y0}C{x0} {y0 + GAP_Y} {x1} {y1 - GAP_Y} {x1} {y1}"
+    if y1 - y0 <= HEIGHT + GAP_Y:
+        x0, y0, x1, y1 = x0 + WIDTH / 2, y0 + HEIGHT, x1 + WIDTH / 2, y1 - 3
+        return f"M{x0} {y0}C{x0} {y0 + GAP_Y} {x1} {y1 - GAP_Y} {x1} {y1}"
+    gap, side, middle = y0 + HEIGHT + GAP_Y / 2, x1 - GAP_X / 2, y1 + HEIGHT / 2
+    if x0 == x1:
+        return f"M{x0} {y0 + HEIGHT / 2}H{side + 8}Q{side} {y0 + HEIGHT / 2} {side} {gap}V{middle - 8}Q{side} {middle} {x1 - 3} {middle}"
+    turn = 8 if x0 + WIDTH / 2 < side else -8
+    return (
+        f"M{x0 + WIDTH / 2} {y0 + HEIGHT}V{gap - 8}Q{x0 + WIDTH / 2} {gap} {x0 + WIDTH / 2 + turn} {gap}H{side - turn}"
+        f"Q{side} {gap} {side} {gap + 8}V{middle - 8}Q{side} {middle} {x1 - 3} {middle}"
+    )
 
 
 def together(minutes: int) -> str:
