@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import Any, NamedTuple, Self
 
@@ -121,12 +121,9 @@ class CheaperConfig(Recipe):
     @classmethod
     def from_grid(cls, grid: Mapping[str, Any]) -> list[Self]:
         """One recipe for each of ``strengths``, 0 if there are none, and each of ``seeds``."""
-        keys = {f.name for f in fields(cls)} - {"seed", "strength"}
-        if "seeds" not in grid or set(grid) - {"seeds", "strengths"} - keys:
-            known = ", ".join(sorted(keys))
-            raise ValueError(f"a grid of cheaper networks must hold seeds, and may hold strengths, {known}")
-        rest = {key: value for key, value in grid.items() if key in keys}
-        pairs = product(grid.get("strengths", [0.0]), grid["seeds"])
+        grid = {"strengths": [0.0], **grid}
+        rest = cls.shared_by(grid, ["strengths", "seeds"], ["strength", "seed"])
+        pairs = product(grid["strengths"], grid["seeds"])
         return [cls(**rest, strength=strength, seed=seed) for strength, seed in pairs]
 
     def code(self) -> Code:

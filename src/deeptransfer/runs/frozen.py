@@ -6,7 +6,7 @@ The baseline that every result on photographs stands beside: what adaptation mus
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Self
 
@@ -92,11 +92,7 @@ class FrozenConfig(Recipe):
     @classmethod
     def from_grid(cls, grid: Mapping[str, Any]) -> list[Self]:
         """Every one of ``tasks`` with every one of ``scalers``."""
-        shared = {f.name for f in fields(cls)} - {"source", "target", "scaler"}
-        if not {"tasks", "scalers"} <= set(grid) or set(grid) - shared - {"tasks", "scalers"}:
-            known = ", ".join(sorted(shared))
-            raise ValueError(f"a grid of baselines must hold tasks and scalers, and may hold {known}")
-        rest = {key: value for key, value in grid.items() if key in shared}
+        rest = cls.shared_by(grid, ["tasks", "scalers"], ["source", "target", "scaler"])
         pairs = [task.split(":") for task in grid["tasks"]]
         return [cls(source=s, target=t, scaler=k, **rest) for (s, t), k in product(pairs, grid["scalers"])]
 

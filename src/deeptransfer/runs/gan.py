@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Self
 
@@ -99,10 +99,7 @@ class GanConfig(Recipe):
     @classmethod
     def from_grid(cls, grid: Mapping[str, Any]) -> list[Self]:
         """Every method at each of its ``rates`` with each of ``seeds``."""
-        shared = {f.name for f in fields(cls)} - {"method", "rate", "seed"}
-        if not {"rates", "seeds"} <= set(grid) or set(grid) - shared - {"rates", "seeds"}:
-            raise ValueError(f"a grid of GANs must hold rates and seeds, and may hold {', '.join(sorted(shared))}")
-        rest = {key: value for key, value in grid.items() if key in shared}
+        rest = cls.shared_by(grid, ["rates", "seeds"], ["method", "rate", "seed"])
         pairs = [(method, rate) for method, rates in grid["rates"].items() for rate in rates]
         return [cls(method=m, rate=r, seed=s, **rest) for (m, r), s in product(pairs, grid["seeds"])]
 

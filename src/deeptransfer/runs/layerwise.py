@@ -8,7 +8,7 @@ same for a *harmful* base, whose labels of A were shuffled.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -92,10 +92,8 @@ class LayerwiseConfig(Recipe):
     @classmethod
     def from_grid(cls, grid: Mapping[str, Any]) -> list[Self]:
         """One recipe for each of ``seeds``."""
-        keys = {f.name for f in fields(cls)} - {"seed"}
-        if "seeds" not in grid or set(grid) - {"seeds"} - keys:
-            raise ValueError(f"a layerwise grid must hold seeds, and beside it only {', '.join(sorted(keys))}")
-        return [cls(**{k: v for k, v in grid.items() if k != "seeds"}, seed=seed) for seed in grid["seeds"]]
+        rest = cls.shared_by(grid, ["seeds"], ["seed"])
+        return [cls(**rest, seed=seed) for seed in grid["seeds"]]
 
     def code(self) -> Code:
         """The experiment, and what draws its images."""

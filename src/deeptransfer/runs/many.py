@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from typing import Any, NamedTuple, Self
@@ -121,13 +121,7 @@ class ManyConfig(Recipe):
     @classmethod
     def from_grid(cls, grid: Mapping[str, Any]) -> list[Self]:
         """Every one of ``methods`` on every one of ``targets`` with every one of ``seeds``."""
-        lists = ("methods", "targets", "seeds")
-        keys = {f.name for f in fields(cls)} - {"method", "target", "seed"}
-        if not set(lists) <= set(grid) or set(grid) - set(lists) - keys:
-            raise ValueError(
-                f"a grid of many domains must hold {', '.join(lists)}, and may hold {', '.join(sorted(keys))}"
-            )
-        rest = {key: value for key, value in grid.items() if key in keys}
+        rest = cls.shared_by(grid, ["methods", "targets", "seeds"], ["method", "target", "seed"])
         cases = product(grid["targets"], grid["methods"], grid["seeds"])
         return [cls(target=target, method=method, seed=seed, **rest) for target, method, seed in cases]
 

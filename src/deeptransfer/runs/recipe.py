@@ -12,7 +12,7 @@ import platform
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -120,6 +120,32 @@ class Recipe(ABC):
         ValueError
             If it holds an unknown key; the message lists the known ones.
         """
+
+    @classmethod
+    def shared_by(cls, grid: Mapping[str, Any], lists: Sequence[str], each: Sequence[str]) -> dict[str, Any]:
+        """What all recipes of a grid's file share.
+
+        Parameters
+        ----------
+        grid : mapping
+            The file.
+        lists : sequence of str
+            Its keys that tell the recipes apart, which must be there.
+        each : sequence of str
+            The fields of a recipe that come from these.
+
+        Raises
+        ------
+        ValueError
+            If one of ``lists`` is missing or another key is no field; the message lists the known ones.
+        """
+        shared = {f.name for f in fields(cls)} - set(each)
+        if not set(lists) <= set(grid) or set(grid) - shared - set(lists):
+            kind, known = kind_of(cls), ", ".join(sorted(shared))
+            raise ValueError(
+                f"a grid of the kind {kind!r} holds {', '.join(lists)}, and may hold {known}; got {', '.join(grid)}"
+            )
+        return {key: value for key, value in grid.items() if key in shared}
 
     @classmethod
     def untrained(cls, config: Mapping[str, Any], classes: int, shape: Sequence[int]) -> Network:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -113,12 +113,9 @@ class SearchConfig(Recipe):
     @classmethod
     def from_grid(cls, grid: Mapping[str, Any]) -> list[Self]:
         """Every one of ``tasks``, ``objectives`` and ``norms``."""
-        shared = {f.name for f in fields(cls)} - {"source", "target", "objective", "norm"}
-        unknown = set(grid) - shared - {"tasks", "objectives", "norms"}
-        if unknown or not {"tasks", "objectives"} <= set(grid):
-            raise ValueError(f"a search must hold tasks, objectives, and may hold norms, {', '.join(sorted(shared))}")
-        rest = {key: value for key, value in grid.items() if key in shared}
-        axes = product(grid["tasks"], grid["objectives"], grid.get("norms", ["bn"]))
+        grid = {"norms": ["bn"], **grid}
+        rest = cls.shared_by(grid, ["tasks", "objectives", "norms"], ["source", "target", "objective", "norm"])
+        axes = product(grid["tasks"], grid["objectives"], grid["norms"])
         tasks = [(*task.split(":"), objective, norm) for task, objective, norm in axes]
         return [cls(source=s, target=t, objective=o, norm=n, **rest) for s, t, o, n in tasks]
 

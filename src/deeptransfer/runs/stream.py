@@ -10,7 +10,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -139,10 +139,8 @@ class StreamConfig(Recipe):
     @classmethod
     def from_grid(cls, grid: Mapping[str, Any]) -> list[Self]:
         """One recipe for each of ``seeds``."""
-        keys = {f.name for f in fields(cls)} - {"seed"}
-        if "seeds" not in grid or set(grid) - {"seeds"} - keys:
-            raise ValueError(f"a grid of streams must hold seeds, and beside it only {', '.join(sorted(keys))}")
-        return [cls(**{k: v for k, v in grid.items() if k != "seeds"}, seed=seed) for seed in grid["seeds"]]
+        rest = cls.shared_by(grid, ["seeds"], ["seed"])
+        return [cls(**rest, seed=seed) for seed in grid["seeds"]]
 
     def code(self) -> Code:
         """The experiment, and what draws its images."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Self
 
@@ -127,15 +127,10 @@ class UnseenConfig(Recipe):
     def from_grid(cls, grid: Mapping[str, Any]) -> list[Self]:
         """Every one of ``rows``, tables of ``method``, ``settings`` and ``augment``, with every one of ``seeds``."""
         own = {"method", "settings", "augment"}
-        shared = {f.name for f in fields(cls)} - own - {"seed"}
-        if not {"rows", "seeds"} <= set(grid) or set(grid) - shared - {"rows", "seeds"}:
-            raise ValueError(
-                f"a grid of unseen domains must hold rows and seeds, and may hold {', '.join(sorted(shared))}"
-            )
+        rest = cls.shared_by(grid, ["rows", "seeds"], [*own, "seed"])
         for row in grid["rows"]:
             if set(row) - own:
                 raise ValueError(f"a row may hold {', '.join(sorted(own))}, got {', '.join(row)}")
-        rest = {key: value for key, value in grid.items() if key in shared}
         return [cls(**row, seed=seed, **rest) for row, seed in product(grid["rows"], grid["seeds"])]
 
 

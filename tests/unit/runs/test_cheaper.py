@@ -100,7 +100,9 @@ def test_a_grid_has_strengths_and_seeds(tmp_path, monkeypatch):
     file.write_text(text)
     assert [recipe.strength for recipe in load_grid("some")] == [0.0, 0.0]
     file.write_text(text + "epochs = 3\n")
-    with pytest.raises(ValueError, match="must hold seeds, and may hold strengths, batch_size"):
+    with pytest.raises(
+        ValueError, match="a grid of the kind 'cheaper' holds strengths, seeds, and may hold batch_size"
+    ):
         load_grid("some")
     file.write_text(text.replace("slimming", "paper"))
     with pytest.raises(ValueError, match="unknown study 'paper': known ones are slimming"):

@@ -77,7 +77,7 @@ def test_a_grid_names_tasks_and_scalers(config, tmp_path, monkeypatch):
     (tmp_path / "grids" / "base.toml").write_text(text + 'backbone = "mobilenet_025"\nsize = 32\n')
     assert load_grid("base") == [config, replace(config, scaler="own")]
     (tmp_path / "grids" / "base.toml").write_text(text + "steps = 3\n")
-    with pytest.raises(ValueError, match="a grid of baselines must hold tasks and scalers"):
+    with pytest.raises(ValueError, match="a grid of the kind 'frozen' holds tasks, scalers"):
         load_grid("base")
 
 

@@ -113,7 +113,7 @@ def test_a_grid_has_each_method_at_its_rates():
     ]
     assert {recipe.steps for recipe in recipes} == {4}
     for wrong in ({"seeds": [0]}, grid | {"epochs": 3}):
-        with pytest.raises(ValueError, match="a grid of GANs must hold rates and seeds"):
+        with pytest.raises(ValueError, match="a grid of the kind 'gan' holds rates, seeds"):
             GanConfig.from_grid(wrong)
 
 

@@ -130,7 +130,7 @@ def test_a_grid_holds_one_recipe_for_each_seed_and_says_what_is_wrong_with_it(tm
     assert grid.load_grid("some") == [expected, replace(expected, seed=3)]
     for wrong in (text, 'seeds = [0]\nsauce = "print"\n' + text):
         file.write_text(wrong, encoding="utf-8")
-        with pytest.raises(ValueError, match=r"some\.toml: a layerwise grid must hold seeds"):
+        with pytest.raises(ValueError, match=r"some\.toml: a grid of the kind 'layerwise' holds seeds"):
             grid.load_grid("some")
 
 

@@ -171,7 +171,7 @@ def test_a_grid_holds_every_case_and_says_what_is_wrong_with_it(tmp_path, monkey
     assert cases == [("bn", 0), ("bn", 3), ("full", 0), ("full", 3)]
     for wrong in (text, 'seeds = [0]\nsauce = "print"\n' + text):
         file.write_text(wrong, encoding="utf-8")
-        with pytest.raises(ValueError, match=r"some\.toml: a grid of many domains must hold methods"):
+        with pytest.raises(ValueError, match=r"some\.toml: a grid of the kind 'many' holds methods, targets, seeds"):
             grid.load_grid("some")
 
 

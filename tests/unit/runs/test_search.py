@@ -132,5 +132,5 @@ def test_a_grid_takes_what_searches_have_chosen(tmp_path, monkeypatch):
 
 
 def test_a_search_with_an_unknown_key_is_refused():
-    with pytest.raises(ValueError, match="a search must hold tasks, objectives"):
+    with pytest.raises(ValueError, match="a grid of the kind 'search' holds tasks, objectives"):
         SearchConfig.from_grid({"tasks": ["pen:print"], "objectives": ["dann"], "rate": [0.1]})

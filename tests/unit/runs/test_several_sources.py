@@ -112,7 +112,7 @@ def test_a_grid_is_every_row_with_every_seed_under_names_of_their_own():
     recipes = UnseenConfig.from_grid({**rest, "rows": rows})
     assert len({recipe.name for recipe in recipes}) == 6
     assert recipes[0].name == "print+pen-to-scene_bn_seed0"
-    with pytest.raises(ValueError, match="must hold rows and seeds"):
+    with pytest.raises(ValueError, match="a grid of the kind 'unseen' holds rows, seeds"):
         UnseenConfig.from_grid({**rest, "rows": rows, "norms": []})
     with pytest.raises(ValueError, match="a row may hold"):
         UnseenConfig.from_grid({**rest, "rows": [{"norm": "bn"}]})

@@ -174,5 +174,5 @@ def test_a_grid_holds_one_recipe_for_each_seed_and_says_what_is_wrong_with_it(tm
     assert grid.load_grid("some") == [expected, replace(expected, seed=3)]
     for wrong in (text + methods, 'seeds = [0]\nsauce = "print"\n' + text + methods):
         file.write_text(wrong, encoding="utf-8")
-        with pytest.raises(ValueError, match=r"some\.toml: a grid of streams must hold seeds"):
+        with pytest.raises(ValueError, match=r"some\.toml: a grid of the kind 'stream' holds seeds"):
             grid.load_grid("some")
