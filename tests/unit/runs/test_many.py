@@ -127,8 +127,21 @@ def test_compression_with_all_directions_is_the_adapter_and_sizes_are_equal():
         smaller, _ = many.compressed(network, x, method, 1.0)
         with use_domain(smaller, "target"), use_domain(network, "target"):
             torch.testing.assert_close(smaller(x).logits, network(x).logits, rtol=1e-3, atol=1e-4)
-    sizes = {method: many.compressed(network, x, method, 0.5)[1] for method in ("covnorm", "svd")}
-    assert sizes["svd"] <= sizes["covnorm"]
+    halved = {method: many.compressed(network, x, method, 0.5) for method in ("covnorm", "svd")}
+    widths = [layer.adapters[0].mean_out.numel() for layer in many.adapters_of(halved["covnorm"][0])]
+    matrices = [
+        numbers.numel()
+        for layer in many.adapters_of(halved["covnorm"][0])
+        for key, numbers in layer.adapters[0].state_dict().items()
+        if key in ("mixing", "reduce", "expand")
+    ]
+    assert halved["covnorm"][1] == sum(matrices) + sum(widths)  # both means make one offset
+    low = [
+        numbers.numel() for layer in many.adapters_of(halved["svd"][0]) for numbers in layer.adapters[0].parameters()
+    ]
+    assert halved["svd"][1] == sum(low)
+    # As many directions as fit: another one has 2 d numbers, and the offset is d.
+    assert 0 <= halved["covnorm"][1] - halved["svd"][1] < sum(3 * d for d in widths)
 
 
 def test_cameras_differ_and_a_skewed_one_saw_one_class_alone():
