@@ -129,12 +129,12 @@ def test_what_makes_no_sense_is_refused(change, message):
 
 def test_another_style_is_a_gamma_between_a_half_and_two_and_a_blur():
     grey = torch.full((400, 1, 9, 9), 0.5)  # a constant image is not changed by a blur
-    exponent = unseen.photometric(grey, torch.Generator().manual_seed(0))[:, 0, 4, 4].log2().neg()
+    exponent = photometric(grey, torch.Generator().manual_seed(0))[:, 0, 4, 4].log2().neg()
     assert 0.5 <= exponent.min() < 0.52
     assert 1.9 < exponent.max() <= 2
     torch.testing.assert_close(exponent.log2().mean(), torch.tensor(0.0), atol=0.1, rtol=0)
     point = torch.zeros(1, 1, 9, 9)
     point[..., 4, 4] = 1  # a power leaves 0 and 1 as they are
-    spread = unseen.photometric(point, torch.Generator().manual_seed(1))
+    spread = photometric(point, torch.Generator().manual_seed(1))
     assert spread.max() < 1
     torch.testing.assert_close(spread.sum(), torch.tensor(1.0))
