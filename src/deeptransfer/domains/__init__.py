@@ -9,7 +9,7 @@ import torch
 
 from deeptransfer.domains import real
 from deeptransfer.domains.builtin import BUILDERS, DIGITS, draw_print, load_builtin
-from deeptransfer.domains.dataset import Domain, TensorDomain, Transform, harmonise
+from deeptransfer.domains.dataset import Domain, TensorDomain, Transform, grey, harmonise
 from deeptransfer.domains.folders import FolderDomain
 from deeptransfer.domains.pair import Batch, DomainPair, random_crop_and_flip, random_shift, randomize_strokes
 from deeptransfer.domains.sampling import few_labelled, some_of
@@ -25,6 +25,7 @@ __all__ = [
     "domain_names",
     "draw_print",
     "few_labelled",
+    "grey",
     "harmonise",
     "is_domain",
     "load_domain",

@@ -163,6 +163,12 @@ class TensorDomain(Domain):
         return TensorDomain(self.name, images[chosen], labels[chosen], self.classes, self.transform)
 
 
+def grey(domain: TensorDomain) -> TensorDomain:
+    """A domain with one channel, the mean of its colours; its transform is left behind."""
+    images, labels = domain.tensors
+    return TensorDomain(domain.name, images.mean(1, keepdim=True), labels, domain.classes)
+
+
 def harmonise(images: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
     """Bring a batch ``(n, C, H, W)`` to ``channels`` and ``size``: grey becomes RGB, other sizes are resampled.
 

@@ -7,7 +7,8 @@ is a change of the network's normalisation, and a way to predict an image of no 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Self
@@ -15,11 +16,24 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.functional import rgb_to_grayscale
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from deeptransfer import catalogue
-from deeptransfer.domains import DomainPair, TensorDomain, load_domain
+from deeptransfer.backbones import finetuning_groups, mobilenet_025
+from deeptransfer.domains import (
+    Domain,
+    DomainPair,
+    TensorDomain,
+    datasets_folder,
+    domain_names,
+    grey,
+    is_domain,
+    load_domain,
+    random_crop_and_flip,
+    real,
+    some_of,
+)
 from deeptransfer.domains.builtin import BUILDERS
 from deeptransfer.networks import Network, small_cnn
 from deeptransfer.normalization import (
@@ -36,9 +50,12 @@ from deeptransfer.training import default_device, evaluate, fit, seed_everything
 
 CONVERTED = ("ibn", "dson")  # their layer takes the place of every BatchNorm
 PER_DOMAIN = ("dson", "domain-average", "bn-embeddings")  # a branch for each source
-BEHIND = ("mixstyle", "crossnorm", "selfnorm")  # their layer stands behind each of the first two blocks
+BEHIND = ("mixstyle", "crossnorm", "selfnorm")  # their layer stands behind two early blocks
 METHODS = ("bn", *CONVERTED, *PER_DOMAIN[1:], *BEHIND, "isw", "dsmnet")
 OWN_SETTINGS = {"dson": ("frozen", "mixture_lr"), "isw": ("weight", "begin", "selective")}  # not the layer's
+EARLY = {"small_cnn": ("block1", "block2"), "mobilenet_025": ("block1", "block3")}  # the last of a resolution each
+LOOKED_AT = 600  # images of each domain whose branches are compared
+AT_ONCE = 200  # images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,60 +65,80 @@ class UnseenConfig(Recipe):
     Attributes
     ----------
     sources : tuple of str
-        Built-in domains to train on, all labelled.
+        Domains to train on, all labelled, by name or path as :func:`~deeptransfer.domains.load_domain` takes them.
     unseen : str
-        The built-in domain to score on. All images are grey.
+        The domain to score on.
     method : str
         ``"bn"``, or a name of the catalogue's kind ``"generalization"``.
     settings : dict
         Of the method's layer. Beside them ``frozen`` (DSON's mixtures stay at ½) and ``mixture_lr`` (what multiplies
         their learning rate); ``weight`` of ISW's loss, 0.6, ``begin``, the share of the updates after which it acts,
         0.25, and ``selective``, whether a mask is chosen then: without it all pairs are whitened.
-    augment : bool
-        Train on :func:`photometric` variants.
+    augment : str
+        What the sources' images are trained on as: ``"styles"``, :func:`photometric` variants; ``"crops"``,
+        :func:`~deeptransfer.domains.random_crop_and_flip`; empty, themselves.
     seed : int
         Of the initial weights, the order of images and all other chance.
     steps, batch_size, lr, every
         Updates; images of each source in one of them; learning rate; updates between two points of the curve.
-    widths, hidden : tuple of int
-        Of :func:`~deeptransfer.networks.small_cnn`.
+    backbone : str
+        ``"small_cnn"``, which gets grey images, or ``"mobilenet_025"``.
+    weights : str
+        Of the backbone: empty, or a file, relative to :func:`~deeptransfer.domains.datasets_folder`.
+    backbone_lr : float
+        What ``lr`` is multiplied by in the layers that a backbone brings.
+    size : int or None
+        Height and width that images are resampled to.
+    whole : bool
+        Score on all images of the unseen domain, not on its test split: none of them was trained on.
+    network : mapping
+        Arguments of the function that builds the network.
 
     Raises
     ------
     ValueError
-        If a domain is not built in, or no sources are given, or the method is unknown.
+        If a domain, the method, the backbone or the augmentation is unknown, or no sources are given.
     """
 
     sources: tuple[str, ...]
     unseen: str
     method: str
     settings: dict[str, Any] = field(default_factory=dict)
-    augment: bool = False
+    augment: str = ""
     seed: int = 0
     steps: int
     batch_size: int = 32
     lr: float = 0.05
     every: int
-    widths: tuple[int, ...] = (8, 16, 32)
-    hidden: tuple[int, ...] = (64,)
+    backbone: str = "small_cnn"
+    weights: str = ""
+    backbone_lr: float = 0.1
+    size: int | None = None
+    whole: bool = False
+    network: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("sources", "widths", "hidden"):  # lists, when they come from a file
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "sources", tuple(self.sources))  # a list, when it comes from a file
         if not self.sources:
             raise ValueError("sources must name one domain or more")
         for name in (*self.sources, self.unseen):
-            if name not in BUILDERS:
-                raise ValueError(f"unknown domain {name!r}: built-in ones are {', '.join(BUILDERS)}")
-        if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}: known ones are {', '.join(METHODS)}")
+            if not is_domain(name):
+                raise ValueError(
+                    f"unknown domain {name!r}: known ones are {', '.join(domain_names())}; nor is it the path of a "
+                    "folder with a folder for each class, or of a list file"
+                )
+        for what, known in (("method", METHODS), ("backbone", tuple(EARLY)), ("augment", ("", *AUGMENTATIONS))):
+            if getattr(self, what) not in known:
+                names = ", ".join(filter(None, known))
+                raise ValueError(f"unknown {what} {getattr(self, what)!r}: known ones are {names}")
 
     @property
     def name(self) -> str:
         """What tells this run from others of its grid, as a file name."""
         words = [f"{key}-{json.dumps(value)}" for key, value in sorted(self.settings.items())]
-        words = [self.method, *words, *(["augment"] if self.augment else [])]
-        return f"{'+'.join(self.sources)}-to-{self.unseen}_{'_'.join(words)}_seed{self.seed}"
+        words = [self.method, *words, *([self.augment] if self.augment else [])]
+        name = f"{'+'.join(self.sources)}-to-{self.unseen}_{'_'.join(words)}_seed{self.seed}"
+        return re.sub(r"[/\\:]+", "-", name)
 
     def train(self, means: Means) -> dict[str, Any]:
         """Accuracy on the unseen domain and on the own ones: see :func:`train_unseen`."""
@@ -113,9 +150,14 @@ class UnseenConfig(Recipe):
 
     def code(self) -> Code:
         """The training, what draws its images, and the method's layer."""
-        loaders = [BUILDERS[name] for name in (*self.sources, self.unseen)]
+        names = (*self.sources, self.unseen)
+        loaders = [BUILDERS.get(n, real.load_real if n in real.LOADERS else real.load_own) for n in names]
         roots = [f"{__name__}.train_unseen", *(f"{f.__module__}.{f.__qualname__}" for f in loaders)]
-        return Code([*roots, catalogue.get(self.method).symbol])
+        stop = {
+            "small_cnn": ["deeptransfer.backbones.mobilenet_025", "deeptransfer.backbones.finetuning_groups"],
+            "mobilenet_025": ["deeptransfer.networks.small_cnn"],
+        }
+        return Code([*roots, catalogue.get(self.method).symbol], stop[self.backbone])
 
     @staticmethod
     def scores(result: Mapping[str, Any]) -> dict[str, float]:
@@ -135,26 +177,32 @@ class UnseenConfig(Recipe):
 
 
 def photometric(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Another style of grey images ``(n, 1, H, W)`` in [0, 1], which no affine map of the values undoes.
+    """Another style of images ``(n, C, H, W)`` in [0, 1], which no affine map of the values undoes.
 
-    Each image gets its own exponent (gamma) between ½ and 2, all of a batch one Gaussian blur of at most 1.2 pixels.
+    Each channel of each image gets its own exponent (gamma) between ½ and 2, all of a batch one Gaussian blur of at
+    most 1.2 pixels.
     """
-    exponent = 2 ** (2 * torch.rand(len(images), 1, 1, 1, generator=generator) - 1)
+    exponent = 2 ** (2 * torch.rand(*images.shape[:2], 1, 1, generator=generator) - 1)
     deviation = 0.2 + torch.rand((), generator=generator).item()
     return gaussian_blur(images.clamp(0, 1) ** exponent.to(images), [7, 7], [deviation, deviation])
 
 
-def grey(name: str, split: str) -> TensorDomain:
-    """A built-in domain in grey."""
-    domain = load_domain(name, split)
-    images, labels = domain.tensors  # type: ignore[attr-defined]
-    images = rgb_to_grayscale(images) if images.shape[1] == 3 else images
-    return TensorDomain(name, images, labels, domain.classes)
+AUGMENTATIONS = {"styles": photometric, "crops": random_crop_and_flip}
+
+
+def load(config: UnseenConfig, name: str, split: str) -> Domain:
+    """A domain as a recipe has it: of one size, and grey for the small network."""
+    domain = load_domain(name, split, size=config.size)
+    if config.backbone != "small_cnn":
+        return domain
+    if isinstance(domain, TensorDomain):
+        return grey(domain)
+    return load_domain(name, split, size=config.size, transform=lambda image: image.mean(0, keepdim=True))
 
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Images and labels of each source, ``(n, 1, H, W)`` and ``(n,)``."""
+    """Images and labels of each source, ``(n, C, H, W)`` and ``(n,)``."""
 
     images: Sequence[Tensor]
     labels: Sequence[Tensor]
@@ -167,9 +215,8 @@ class LabelledBatch:
 class Sources:
     """Draw batches with as many images of each of several labelled domains; the batch of a step is always the same."""
 
-    def __init__(self, domains: Sequence[TensorDomain], batch_size: int, seed: int, augment: bool = False) -> None:
-        kind = photometric if augment else None
-        self.pairs = [DomainPair(d, d, batch_size, seed, augment=kind) for d in domains]
+    def __init__(self, domains: Sequence[Domain], batch_size: int, seed: int, augment: str = "") -> None:
+        self.pairs = [DomainPair(d, d, batch_size, seed, augment=AUGMENTATIONS.get(augment)) for d in domains]
 
     def batch(self, step: int) -> LabelledBatch:
         """The batch of ``step`` = 0, 1, 2, …"""
@@ -177,12 +224,23 @@ class Sources:
         return LabelledBatch([part.xs for part in parts], [part.ys for part in parts])
 
 
-def build(config: UnseenConfig) -> Network:
-    """The network of a recipe, its weights drawn and not yet trained."""
-    network = small_cnn(channels=1, widths=config.widths, hidden=config.hidden, seed=config.seed)
+def build(config: UnseenConfig, classes: int = 10) -> Network:
+    """The network of a recipe, its weights not yet trained on the task."""
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.network.items()}
+    if config.backbone == "small_cnn":
+        network = small_cnn(classes, size=config.size or 28, seed=config.seed, **given)
+    else:
+        weights = datasets_folder() / config.weights if config.weights else None
+        network = mobilenet_025(weights, classes, seed=config.seed, **given)
+    put_method_in(network, config)
+    network.to(default_device())
+    return network.to(memory_format=torch.channels_last)
+
+
+def put_method_in(network: Network, config: UnseenConfig) -> None:
+    """Change the normalisation as the recipe's method does, in place."""
     own = OWN_SETTINGS.get(config.method, ())
     settings = {key: value for key, value in config.settings.items() if key not in own}
-    blocks = [block for name, block in network.features.named_children() if name.startswith("block")]
     layer: Any = catalogue.get(config.method).resolve()
     if config.method in CONVERTED:
         named = {"domains": config.sources} if config.method in PER_DOMAIN else {}
@@ -191,18 +249,25 @@ def build(config: UnseenConfig) -> Network:
         unshared = {"shared_affine": False} if config.method == "domain-average" else {}
         convert_norm(network, DomainBatchNorm2d, domains=config.sources, **unshared)
     elif config.method in BEHIND:
-        for block, width in zip(blocks[:2], config.widths, strict=False):
-            block.append(layer(width, **settings) if config.method == "selfnorm" else layer(**settings))  # type: ignore[operator]
-    elif config.method == "isw":
-        blocks[0][1] = layer(config.widths[0], **settings)  # type: ignore[operator]
-    elif config.method == "dsmnet":
-        for block, width in zip(blocks, config.widths, strict=True):
-            block[1] = layer(width, **settings)  # type: ignore[operator]
+        for name in EARLY[config.backbone]:
+            block: Any = network.features.get_submodule(name)
+            width = [part.out_channels for part in block if isinstance(part, nn.Conv2d)][-1]
+            block.append(layer(width, **settings) if config.method == "selfnorm" else layer(**settings))
+    elif config.method in ("isw", "dsmnet"):
+        norms = [(block, i) for block, i in _parts(network) if isinstance(block[i], nn.BatchNorm2d)]
+        for block, i in norms[: 1 if config.method == "isw" else None]:
+            block[i] = layer(block[i].num_features, **settings)
     if config.settings.get("frozen"):
         for norm in dson_layers(network):
             norm.mix_mean.requires_grad_(False)
             norm.mix_var.requires_grad_(False)
-    return network.to(default_device())
+
+
+def _parts(network: Network) -> Iterator[tuple[Any, int]]:
+    """Every part of every block of convolutions, as the block and the part's place in it."""
+    for block in network.features.children():
+        if isinstance(block, nn.Sequential):
+            yield from ((block, i) for i in range(len(block)))
 
 
 def dson_layers(network: nn.Module) -> list[DSON]:
@@ -223,7 +288,7 @@ class SeveralSources(nn.Module):
 
     def __init__(self, config: UnseenConfig, network: Network, images: Tensor) -> None:
         super().__init__()
-        self.per_domain, self.settings = config.method in PER_DOMAIN, config.settings
+        self.config, self.per_domain, self.settings = config, config.method in PER_DOMAIN, config.settings
         self.images, self.generator = images, torch.Generator().manual_seed(config.seed)
         self.selected = not self.settings.get("selective", True)
         self.output = torch.empty(0)
@@ -250,22 +315,26 @@ class SeveralSources(nn.Module):
         return losses
 
     def parameter_groups(self, network: Network) -> list[dict]:
-        """The network; DSON's mixtures with their own learning rate, and without decay."""
+        """The network, a pretrained backbone slower; DSON's mixtures with their own rate, and without decay."""
         mixtures = {id(p) for layer in dson_layers(network) for p in (layer.mix_mean, layer.mix_var)}
         trained = [p for p in network.parameters() if p.requires_grad]
         rest = [p for p in trained if id(p) not in mixtures]
         own = {"weight_decay": 0.0, "lr_mult": self.settings.get("mixture_lr", 1.0)}
-        groups = [{"params": rest}, {"params": [p for p in trained if id(p) in mixtures], **own}]
+        groups = [{"params": rest}]
+        if self.config.backbone != "small_cnn":
+            groups = finetuning_groups(groups, network, self.config.backbone_lr)
+        groups += [{"params": [p for p in trained if id(p) in mixtures], **own}]
         return [group for group in groups if group["params"]]
 
 
 @torch.no_grad()
 def correlations(network: Network, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Correlations within images behind the first convolution, as the images are and in another style."""
+    """Correlations within images before the whitening layer, as the images are and in another style."""
     device = next(network.parameters()).device
     first: Any = network.features[0]
+    place = [isinstance(part, InstanceWhitening2d) for part in first].index(True)
     views = (images, photometric(images, generator))
-    a, b = (instance_correlation(first[0](network.standardize(view.to(device)))) for view in views)
+    a, b = (instance_correlation(first[:place](network.standardize(view.to(device)))) for view in views)
     return a, b
 
 
@@ -279,20 +348,26 @@ def train_unseen(config: UnseenConfig, stop: int | None = None) -> tuple[Network
     With ``stop`` only so many updates are done of those that the recipe schedules.
     """
     seed_everything(config.seed)
-    train = [grey(name, "train") for name in config.sources]
-    tests = {name: grey(name, "test") for name in (*config.sources, config.unseen)}
-    network = build(config)
-    images = torch.cat([domain.tensors[0][:128] for domain in train])
+    train = [load(config, name, "train") for name in config.sources]
+    tests = {name: load(config, name, "test") for name in config.sources}
+    unseen = load(config, config.unseen, "all" if config.whole else "test")
+    network = build(config, len(unseen.classes))
+    samples = [some_of(domain, 128, config.seed) for domain in train]
+    images = torch.cat([x for sample in samples for x, _ in in_batches(sample)])
     objective: Any = SeveralSources(config, network, images)
     pair: Any = Sources(train, config.batch_size, config.seed, config.augment)
-    unseen = tests[config.unseen]
+
+    def accuracy(network: nn.Module) -> float:
+        right = [predict_unseen(network, config, x) == y for x, y in in_batches(unseen)]
+        return torch.cat(right).double().mean().item()
+
     history = fit(
         network,
         pair,
         objective,
         config.steps,
         config.lr,
-        probes={"unseen": lambda net: (predict_unseen(net, config, unseen) == unseen.labels).double().mean().item()},
+        probes={"unseen": accuracy},
         every=config.every,
         stop=stop,
     )
@@ -301,7 +376,7 @@ def train_unseen(config: UnseenConfig, stop: int | None = None) -> tuple[Network
     own = {n: evaluate(network, tests[n], n if branches else "target").accuracy for n in config.sources}
     result: dict[str, Any] = {"curve": history.probes, "own": own}
     if branches:
-        result |= look_at_branches(network, tests, config.unseen)
+        result |= look_at_branches(network, tests, unseen, config)
     if config.method == "dson":
         result["shares"] = [[w.tolist() for w in layer.shares()] for layer in dson_layers(network)]
     if objective.whitening is not None:
@@ -309,11 +384,19 @@ def train_unseen(config: UnseenConfig, stop: int | None = None) -> tuple[Network
     return network, result
 
 
+def in_batches(domain: Domain) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels of a whole domain in its order, some at a time."""
+    if isinstance(domain, TensorDomain):
+        yield from zip(*(tensor.split(AT_ONCE) for tensor in domain.tensors), strict=True)
+    else:
+        yield from DataLoader(domain, AT_ONCE, generator=torch.Generator())  # not the global one
+
+
 @torch.no_grad()
-def predict_unseen(network: nn.Module, config: UnseenConfig, domain: TensorDomain) -> Tensor:
+def predict_unseen(network: nn.Module, config: UnseenConfig, images: Tensor) -> Tensor:
     """Classes of images of no known domain, ``(n,)``: of several branches, by their weighted average."""
     network.eval()
-    x = domain.tensors[0].to(next(network.parameters()).device)
+    x = images.to(next(network.parameters()).device)
     if config.method not in PER_DOMAIN:
         return network(x).logits.argmax(1).cpu()
     branches = domain_branches(network, x)
@@ -321,16 +404,21 @@ def predict_unseen(network: nn.Module, config: UnseenConfig, domain: TensorDomai
     return branches.average(weights).argmax(1).cpu()
 
 
-def look_at_branches(network: nn.Module, tests: Mapping[str, TensorDomain], unseen: str) -> dict[str, Any]:
+@torch.no_grad()
+def look_at_branches(
+    network: nn.Module, tests: Mapping[str, Domain], unseen: Domain, config: UnseenConfig
+) -> dict[str, Any]:
     """Accuracy of each branch, and of their plain average, on the unseen domain; mean weights of each domain."""
-    weights, found = {}, {}
+    weights, right = {}, []
     device = next(network.parameters()).device
-    for name, domain in tests.items():
-        images, labels = (tensor[:600] for tensor in domain.tensors)
-        branches = domain_branches(network, images.to(device))
-        weights[name] = branches.weights().mean(0).tolist()
-        if name == unseen:
-            predicted = [*branches.probabilities, branches.average()]
-            found = dict(zip([*list(tests)[:-1], "average"], predicted, strict=True))
-    accuracy = {k: (p.argmax(1).cpu() == labels).double().mean().item() for k, p in found.items()}
-    return {"branch": accuracy, "weights": weights}
+    for name, domain in {**tests, config.unseen: unseen}.items():
+        parts = []
+        for x, y in in_batches(some_of(domain, LOOKED_AT, config.seed)):
+            branches = domain_branches(network, x.to(device))
+            parts.append(branches.weights())
+            if domain is unseen:
+                each = [*branches.probabilities, branches.average()]
+                right.append(torch.stack([p.argmax(1).cpu() == y for p in each]))
+        weights[name] = torch.cat(parts).mean(0).tolist()
+    accuracy = torch.cat(right, 1).double().mean(1).tolist()
+    return {"branch": dict(zip([*config.sources, "average"], accuracy, strict=True)), "weights": weights}
