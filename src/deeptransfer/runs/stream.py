@@ -31,16 +31,19 @@ from deeptransfer.normalization import (
     adapt_statistics,
     convert_norm,
     prediction_time,
+    statistics_divergences,
     use_domain,
 )
 from deeptransfer.objectives import SourceOnly
 from deeptransfer.runs.recipe import Code, Means, Recipe
-from deeptransfer.training import evaluate, fit, seed_everything
+from deeptransfer.training import evaluate, fit, seed_everything, sgd
 
 PRIOR = 16  # source images that the source's statistics count for
 MEMORY = 64  # images that RobustBatchNorm is updated from, and images from one update to the next
 FLOOR = 0.2 / math.log(1000)  # SAR's, which was set for 1000 classes, as a share of the largest entropy
 LAYERS = ("bn", "note")
+ENCODER = "block2"  # the last block that is trained when statistics are matched
+MATCHING_STEPS, MATCHING_BATCH, MATCHING_LR = 200, 64, 0.01
 
 #: Predicts one batch of the stream, and may learn from it.
 Predict = Callable[[Tensor], Tensor]
@@ -358,6 +361,39 @@ def _adabn(network: Network, config: StreamConfig, images: Tensor) -> Predict:
     return _source(adapt_statistics(network, images), config, images)  # type: ignore[arg-type]
 
 
+def _matching(network: Network, config: StreamConfig, images: Tensor) -> Predict:
+    return _source(match_statistics(network, images, config.seed), config, images)
+
+
+def _matching_informed(network: Network, config: StreamConfig, images: Tensor) -> Predict:
+    return _source(match_statistics(network, images, config.seed, information=1.0), config, images)
+
+
+def match_statistics(network: Network, images: Tensor, seed: int, information: float = 0.0) -> Network:
+    """Train the first blocks on unlabelled images, until what enters the others has the moments that they store.
+
+    Matching BatchNorm statistics: all behind ``ENCODER`` is frozen and evaluates. ``information`` weighs the paper's
+    second term, information maximisation, which is to grow.
+    """
+    after = list(network.blocks).index(ENCODER) + 1
+    encoder, rest = network.features[:after], network.features[after:]
+    network.eval().requires_grad_(False)
+    encoder.train().requires_grad_(True)
+    optimizer = sgd([{"params": list(encoder.parameters())}], MATCHING_LR)
+    draws = torch.Generator().manual_seed(seed)
+    for _ in range(MATCHING_STEPS):
+        x = images[torch.randperm(len(images), generator=draws)[:MATCHING_BATCH]]
+        with statistics_divergences(rest) as divergences:
+            logits = network.classifier(rest(encoder(network.standardize(x))))
+        log_p = logits.log_softmax(1)
+        mean = log_p.exp().mean(0)
+        informed = (log_p.exp() * log_p).sum(1).mean() - (mean * mean.clamp(min=1e-12).log()).sum()
+        optimizer.zero_grad()
+        (torch.stack(divergences).sum() - information * informed).backward()
+        optimizer.step()
+    return network.eval()
+
+
 #: What makes a predictor of a network (which it may change), the recipe, and the stream's images.
 METHODS: dict[str, Callable[[Network, StreamConfig, Tensor], Predict]] = {
     "source": _source,
@@ -373,8 +409,10 @@ METHODS: dict[str, Callable[[Network, StreamConfig, Tensor], Predict]] = {
     "robust": _robust,
     "robust recent": _robust_recent,
     "adabn": _adabn,
+    "matching": _matching,
+    "matching informed": _matching_informed,
 }
-ALONE = ("source", "adabn")  # predict each image by itself: the order does not matter
+ALONE = ("source", "adabn", "matching", "matching informed")  # predict each image by itself: the order does not matter
 NEEDS_BATCH = (
     "prediction-time",
     "tent",

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, replace
 
 import pytest
 import torch
+from torch import nn
 
 from deeptransfer import data_files
 from deeptransfer.networks import small_cnn
-from deeptransfer.normalization import Tent
+from deeptransfer.normalization import Tent, statistics_divergences
 from deeptransfer.runs import grid, stream
 from deeptransfer.runs.provenance import reached
 from deeptransfer.runs.recipe import NO_NUMBER, fingerprint, is_stale, recipe_of, run
 from deeptransfer.runs.stream import METHODS, Memory, StreamConfig, parse_level, play, streamed, train_source
+from deeptransfer.selection import information_maximization
 
 TINY = StreamConfig(
     source="print",
@@ -34,13 +37,14 @@ def quick(monkeypatch):
     """Small splits, no progress bars, on the CPU."""
     whole = stream.load_domain
     monkeypatch.setattr(stream, "load_domain", lambda name, split="train": whole(name, split).subset(range(150)))
+    monkeypatch.setattr(stream, "MATCHING_STEPS", 2)
     monkeypatch.setenv("DEEPTRANSFER_PROGRESS", "0")
     monkeypatch.setenv("DEEPTRANSFER_DEVICE", "cpu")
 
 
 @pytest.fixture
 def network():
-    return small_cnn(widths=(2,), hidden=(4,), seed=1).eval()
+    return small_cnn(widths=(2, 3), hidden=(4,), seed=1).eval()
 
 
 def test_a_result_is_strict_json_with_every_method_and_repeats():
@@ -176,3 +180,31 @@ def test_a_grid_holds_one_recipe_for_each_seed_and_says_what_is_wrong_with_it(tm
         file.write_text(wrong, encoding="utf-8")
         with pytest.raises(ValueError, match=r"some\.toml: a grid of the kind 'stream' holds seeds"):
             grid.load_grid("some")
+
+
+def test_matching_moves_the_first_blocks_until_the_others_meet_what_they_stored(monkeypatch):
+    monkeypatch.setattr(stream, "MATCHING_STEPS", 200)
+    network = small_cnn(widths=(2, 3, 4), hidden=(4,), seed=1)
+    draws = torch.Generator().manual_seed(0)
+    source, target = torch.rand(96, 1, 28, 28, generator=draws), 0.2 + 0.1 * torch.rand(96, 1, 28, 28, generator=draws)
+    for _ in range(30):
+        network(source)  # moves the running statistics
+    before = copy.deepcopy(network.eval())
+    matched = stream.match_statistics(copy.deepcopy(network), target, seed=0)
+    informed = stream.match_statistics(copy.deepcopy(network), target, seed=0, information=5.0)
+
+    def distance(one):
+        rest = nn.Sequential(one.features.block3, one.features.fc1)
+        x = one.features.block2(one.features.block1(one.standardize(target)))
+        with torch.no_grad(), statistics_divergences(rest) as found:
+            rest(x)
+        return torch.stack(found).sum().item()
+
+    assert distance(matched) < 0.2 * distance(before)
+    for name, tensor in matched.state_dict().items():
+        kept = torch.equal(tensor, before.state_dict()[name])
+        assert kept == (not name.startswith(("features.block1", "features.block2"))), name
+    with torch.no_grad():
+        scores = [information_maximization(one(target).logits) for one in (matched, informed)]
+    assert scores[1] > scores[0]
+    assert not matched.training
