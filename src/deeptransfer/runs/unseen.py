@@ -167,13 +167,22 @@ class UnseenConfig(Recipe):
 
     @classmethod
     def from_grid(cls, grid: Mapping[str, Any]) -> list[Self]:
-        """Every one of ``rows``, tables of ``method``, ``settings`` and ``augment``, with every one of ``seeds``."""
-        own = {"method", "settings", "augment"}
-        rest = cls.shared_by(grid, ["rows", "seeds"], [*own, "seed"])
+        """Every one of ``rows``, tables of ``method``, ``settings`` and ``augment``, with every one of ``seeds``.
+
+        With ``leave_out``, a list of domains in place of ``sources`` and ``unseen``, each of them is left out once.
+        """
+        own, grid = {"method", "settings", "augment"}, dict(grid)
+        left_out = grid.pop("leave_out", None)
+        tasks: list[dict[str, Any]] = [{}]
+        if left_out is not None:
+            others = {unseen: [name for name in left_out if name != unseen] for unseen in left_out}
+            tasks = [{"sources": sources, "unseen": unseen} for unseen, sources in others.items()]
+        rest = cls.shared_by(grid, ["rows", "seeds"], [*own, "seed", *tasks[0]])
         for row in grid["rows"]:
             if set(row) - own:
                 raise ValueError(f"a row may hold {', '.join(sorted(own))}, got {', '.join(row)}")
-        return [cls(**row, seed=seed, **rest) for row, seed in product(grid["rows"], grid["seeds"])]
+        runs = product(grid["seeds"], tasks, grid["rows"])
+        return [cls(**rest, **task, **row, seed=seed) for seed, task, row in runs]
 
 
 def photometric(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -131,6 +131,21 @@ def test_a_grid_is_every_row_with_every_seed_under_names_of_their_own():
         UnseenConfig.from_grid({**rest, "rows": [{"norm": "bn"}]})
 
 
+def test_each_domain_can_be_left_out_once():
+    rest = {"steps": 2, "every": 1, "seeds": [0], "rows": [{"method": "bn"}, {"method": "ibn"}]}
+    recipes = UnseenConfig.from_grid({**rest, "leave_out": ["print", "pen", "scene"]})
+    assert [(recipe.sources, recipe.unseen, recipe.method) for recipe in recipes] == [
+        (("pen", "scene"), "print", "bn"),
+        (("pen", "scene"), "print", "ibn"),
+        (("print", "scene"), "pen", "bn"),
+        (("print", "scene"), "pen", "ibn"),
+        (("print", "pen"), "scene", "bn"),
+        (("print", "pen"), "scene", "ibn"),
+    ]
+    with pytest.raises(ValueError, match=r"got .*unseen"):
+        UnseenConfig.from_grid({**rest, "leave_out": ["print", "pen"], "unseen": "scene"})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
