@@ -16,6 +16,10 @@ PRINT = {
     "type": "javascript",
     "icon": "fas fa-file-pdf",
 }
+UNFOLDED = {  # words of the second button, by the first of these classes that a fold of the page has
+    "solution": ("Print with solutions", "Solutions and answers are unfolded first"),
+    "answer": ("Print with answers", "The answers to the predictions are unfolded first"),
+}
 
 
 def without(text: str, *names: str) -> Markup:
@@ -42,19 +46,22 @@ def no_formula_no_mathjax(
 def print_buttons(
     _: Sphinx, page: str, template: str, context: dict[str, Any], document: nodes.document | None
 ) -> None:
-    """The page as it is, and with its solutions and answers unfolded, in place of the theme's one button."""
+    """The page as it is, and with its solutions and answers unfolded, in place of the theme's one button.
+
+    A book without solutions still has answers.
+    """
     for group in context.get("header_buttons", []):
         buttons = group.get("buttons", [])
         for place, button in enumerate(buttons):
             if button.get("label") == "download-pdf-button":
-                folded = document is not None and any(
-                    {"solution", "answer"} & set(node.get("classes", ())) for node in document.findall(nodes.Element)
-                )
+                folds = [] if document is None else document.findall(nodes.Element)
+                found = {name for node in folds for name in node.get("classes", ())}
+                words = [told for name, told in UNFOLDED.items() if name in found][:1]
                 buttons[place : place + 1] = [
                     PRINT | {"javascript": "window.print()", "text": "Print", "tooltip": "Folded parts are left out",
                              "label": "print-button"},
-                    *[PRINT | {"javascript": "printUnfolded()", "text": "Print with solutions",
-                               "tooltip": "Solutions and answers are unfolded first", "label": "print-all-button"}] * folded,
+                    *(PRINT | {"javascript": "printUnfolded()", "text": text, "tooltip": tooltip, "label": "print-all-button"}
+                      for text, tooltip in words),
                 ]  # fmt: skip
                 return
 

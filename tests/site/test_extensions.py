@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -12,6 +13,7 @@ from bs4 import BeautifulSoup
 from first_page import accuracy
 from folds import split_check
 from notebooks import BOOK
+from page_frame import UNFOLDED
 from reading import other_modules, run_reading
 from reading_order import draw, read_order, row_of
 
@@ -20,11 +22,11 @@ from deeptransfer.live import LiveFigure
 
 CONFIG = """extensions = ["myst_nb", "sphinx_exercise"]
 extensions += ["equations", "figure_numbers", "folds", "glossary_links", "library", "live_figures", "method_map"]
-extensions += ["solutions", "status"]
+extensions += ["page_frame", "solutions", "status"]
 nb_execution_mode = "off"
 exercise_style = "solution_follow_exercise"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
-html_theme = "basic"
+html_theme = "sphinx_book_theme"
 html_sourcelink_suffix = ""
 """
 INDEX = """# Book
@@ -266,6 +268,23 @@ def test_solutions_go_with_their_cells_and_nothing_else_goes(whole: Path, change
         assert word not in without
     for word in ("Question", "sliders", "show(2)", "References"):
         assert word in without
+
+
+def print_buttons(page: Path) -> list[str]:
+    return [" ".join(button.get_text().split()) for button in parse(page).select("button[onclick*=rint]")]
+
+
+def test_the_button_that_prints_all_names_what_is_folded(whole: Path, changed: tuple[Path, str]) -> None:
+    """Without solutions answers are left; a page without folds has nothing to unfold."""
+    assert print_buttons(whole / "part2" / "mmd.html") == ["Print", "Print with solutions"]
+    assert print_buttons(changed[0] / "part2" / "mmd.html") == ["Print", "Print with answers"]
+    assert print_buttons(whole / "glossary.html") == ["Print"]
+
+
+def test_how_to_read_names_the_buttons_and_holds_without_solutions_too() -> None:
+    text = (BOOK / "how-to-read.md").read_text(encoding="utf-8")
+    assert set(re.findall('"(Print[^"]+)"', text)) == {words for words, _ in UNFOLDED.values()}
+    assert "a class may have got the book without them" in text
 
 
 def test_downloads_lose_the_solutions_too(whole: Path, changed: tuple[Path, str]) -> None:
