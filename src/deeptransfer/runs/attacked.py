@@ -189,7 +189,7 @@ def train_attacked(config: AttackedConfig, stop: int | None = None) -> tuple[Net
     of the attacks ``"none"`` and along each route; and ``other[route]``, on the other domain. For branches also
     ``apart``, by layer: see :func:`rows_apart`; for gates ``clean_share[attack]``, by layer: the mean weight of the
     clean branch.
-    With ``stop`` only so many updates are done of those that the recipe schedules.
+    With ``stop`` only so many updates are done of those that the recipe schedules, and there is the curve alone.
     """
     seed_everything(config.seed)
     train, test, other = (
@@ -210,6 +210,8 @@ def train_attacked(config: AttackedConfig, stop: int | None = None) -> tuple[Net
         stop=stop,
     )
     network.eval()
+    if stop is not None and stop < config.steps:
+        return network, {"curve": history.probes}
     images, labels = test.tensors  # type: ignore[attr-defined]
     attacked = {"none": images} | {
         name: attack_along(config, network, route, images, labels) for name, route in routes(network).items()
