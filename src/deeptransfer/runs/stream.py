@@ -30,6 +30,7 @@ from deeptransfer.normalization import (
     Tent,
     adapt_statistics,
     convert_norm,
+    information_maximization,
     prediction_time,
     statistics_divergences,
     use_domain,
@@ -385,11 +386,8 @@ def match_statistics(network: Network, images: Tensor, seed: int, information: f
         x = images[torch.randperm(len(images), generator=draws)[:MATCHING_BATCH]]
         with statistics_divergences(rest) as divergences:
             logits = network.classifier(rest(encoder(network.standardize(x))))
-        log_p = logits.log_softmax(1)
-        mean = log_p.exp().mean(0)
-        informed = (log_p.exp() * log_p).sum(1).mean() - (mean * mean.clamp(min=1e-12).log()).sum()
         optimizer.zero_grad()
-        (torch.stack(divergences).sum() - information * informed).backward()
+        (torch.stack(divergences).sum() + information * information_maximization(logits)).backward()
         optimizer.step()
     return network.eval()
 
