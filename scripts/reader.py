@@ -7,7 +7,8 @@
 At the top stands how to use it; before a cell that takes long what it does, and about how long.
 
 Text is as on the built page: numbers stand in the sentences, equations and exercises have their numbers, answers to
-predictions and solutions are folded. Cells that the page hides or that give an answer away are collapsed.
+predictions and solutions are folded. Cells that the page hides or that give an answer away are collapsed, and so is the
+check of an exercise, in a cell of its own.
 A copy that a reader has changed is never overwritten: the new version then lies beside it.
 """
 
@@ -30,11 +31,15 @@ from plain_markdown import Context, Part, convert, escape, exercise_name, fold, 
 
 from deeptransfer.pictures import STYLE, picture_html
 
+sys.path.append(str(BOOK / "_ext"))
+from checks import split_check
+
 FOLDER = ROOT / "notebooks"
 GLUED = "application/papermill.record/text/plain"
 YOURS = """\
-*This copy is yours. Shift+Enter runs a cell; a grey bar is the code of a figure, and a click opens it. Change what you
-like: numbers in the text stay those of the book's run, those of your own stand below the cells.*"""
+*This copy is yours. Shift+Enter runs a cell; a grey bar is the code of a figure or the check of an exercise, and a
+click opens it. Change what you like: numbers in the text stay those of the book's run, those of your own stand below
+the cells.*"""
 MARK = "reader"  # in the metadata of a copy: what was written
 ANSWER = "fold-answer"  # gives the answer to a prediction away
 HIDES_SOURCE = {"hide-input", "remove-input", "hide-cell", "remove-cell", ANSWER}
@@ -80,7 +85,7 @@ def _cells(notebook: NotebookNode, context: Context, solutions: bool) -> Iterato
             if _has_tag(cell, ANSWER) and not told:
                 yield _text(BET, cell.id, "bet")
             told = _has_tag(cell, ANSWER)
-            yield _code(cell)
+            yield from _code(cell)
             if shows_a_picture(cell) and (chapter or cell.metadata.get("caption")):
                 figures += 1
                 number = f"{chapter}.{figures}" if chapter else f"{figures}"
@@ -124,9 +129,23 @@ def _solution(part: Part, cells: list[NotebookNode], context: Context) -> str:
     return fold(f"Solution of {exercise_name(part.solves, context)}", "\n\n".join(filter(None, blocks)))
 
 
-def _code(cell: NotebookNode) -> NotebookNode:
-    """The same code, collapsed as each viewer has it; what is glued stands in the text."""
+def _code(cell: NotebookNode) -> Iterator[NotebookNode]:
+    """The same code, collapsed as each viewer has it; what is glued stands in the text.
+
+    The check of an exercise is a collapsed cell of its own before the stub, whose cell calls it.
+    """
     tags = set(cell.metadata.get("tags", []))
+    stub, check = (cell.source, "") if tags & HIDES_SOURCE else split_check(cell.source)
+    if check:
+        yield nbformat.v4.new_code_cell(check, id=f"{cell.id}-check", metadata=_collapsed({"hide-input"}))
+    outputs = [_described(output, cell) for output in cell.outputs if GLUED not in output.get("data", {})]
+    yield nbformat.v4.new_code_cell(
+        stub, id=cell.id, metadata=_collapsed(tags), outputs=outputs, execution_count=cell.execution_count
+    )
+
+
+def _collapsed(tags: set[str]) -> dict[str, object]:
+    """The metadata of a cell with these tags."""
     metadata: dict[str, object] = {"tags": sorted(tags)} if tags else {}
     if hidden := {
         key: True for key, hides in (("source_hidden", HIDES_SOURCE), ("outputs_hidden", HIDES_OUTPUTS)) if tags & hides
@@ -134,10 +153,7 @@ def _code(cell: NotebookNode) -> NotebookNode:
         metadata["jupyter"] = hidden
     if "source_hidden" in hidden:
         metadata["cellView"] = "form"  # Colab's
-    outputs = [_described(output, cell) for output in cell.outputs if GLUED not in output.get("data", {})]
-    return nbformat.v4.new_code_cell(
-        cell.source, id=cell.id, metadata=metadata, outputs=outputs, execution_count=cell.execution_count
-    )
+    return metadata
 
 
 def _described(output: NotebookNode, cell: NotebookNode) -> NotebookNode:

@@ -12,9 +12,7 @@ A fold is a ``details`` of HTML, which needs no script. Its line says in plain w
 
 from __future__ import annotations
 
-import ast
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from docutils import nodes
@@ -23,6 +21,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.writers.html5 import HTML5Translator
 from sphinx_exercise.nodes import solution_node
 
+from checks import split_check
 from figure_numbers import pictures
 
 ANSWER = "fold-answer"
@@ -91,23 +90,6 @@ def _fold_code(cell: nodes.Element) -> None:
         return
     cell.attributes.pop("hide_mode", None)
     cell.setup_child(cell.children[0])
-
-
-def split_check(source: str) -> tuple[str, str]:
-    """The code of an exercise without the functions that check an answer, and these; all of other code, and nothing."""
-    try:
-        parts = ast.parse(source).body
-    except SyntaxError:  # magics of IPython
-        return source, ""
-    if not any(isinstance(part, ast.Expr) and ast.unparse(part).startswith("attempt(") for part in parts):
-        return source, ""
-    lines, checks = source.split("\n"), []
-    for part in parts:
-        if isinstance(part, ast.FunctionDef) and part.name.startswith("check_"):
-            span = slice(part.lineno - 1, part.end_lineno)
-            checks.append("\n".join(lines[span]))
-            lines[span] = [""] * len(lines[span])
-    return re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines)).strip("\n"), "\n\n\n".join(checks)
 
 
 def _fold_check(cell: nodes.Element) -> None:

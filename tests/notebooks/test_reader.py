@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
 import pytest
 import reader
+from checks import split_check
 from cross_references import Book, published_at
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebooks import BOOK, ROOT, find_notebooks
 from plain_markdown import Context, convert, shown, split_solutions
-from reader import BET, FOLDER, HIDES_OUTPUTS, MARK, address, glued_values, main, make, put, text_hash
+from reader import BET, FOLDER, HIDES_OUTPUTS, HIDES_SOURCE, MARK, address, glued_values, main, make, put, text_hash
 from reading import run_reading
 from solutions import strip
 
@@ -196,9 +199,7 @@ def test_a_solution_is_a_stretch_of_its_own() -> None:
     assert [(part.text, part.solves) for part in parts] == [("Before", ""), ("So.", "ex-a"), ("And.", "ex-b")]
 
 
-DOT = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="  # one pixel
-)
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="  # one pixel
 
 
 def chapter(folder: Path) -> NotebookNode:
@@ -215,7 +216,8 @@ def chapter(folder: Path) -> NotebookNode:
             new_code_cell("tell()", id="t", outputs=[new_output("stream", text="2\n")], metadata={"tags": ["fold-answer"]}),
             new_code_cell("tell_more()", id="u", metadata={"tags": ["fold-answer"]}),
             new_markdown_cell(f"It gains {{glue:text}}`gain`.\n\n{exercise}", id="e"),
-            new_code_cell("stub()", id="f", metadata={"does": "Counts to one", "seconds": 12}),
+            new_code_cell("def stub():\n    pass\n\n\ndef check_stub(answer):\n    assert answer()\n\n\n"
+                          "attempt(check_stub, stub)", id="f", metadata={"does": "Counts to one", "seconds": 12}),
             new_markdown_cell("````{solution} ex-first\n:class: dropdown\nSo.\n````", id="g"),
             new_code_cell("solved()", id="h", outputs=[new_output("stream", text="yes\n")],
                           metadata={"tags": ["hide-cell"]}),
@@ -250,7 +252,10 @@ FOLDED = "<details>\n<summary>Solution of Exercise 1.1</summary>\n\nAgain.\n\n</
 def test_a_chapter_becomes_a_readers_notebook(folder: Path) -> None:
     made = chapter(folder)
     assert [(cell.cell_type, cell.source) for cell in made.cells] == [
-        ("markdown", f"# 1. The *first* chapter\n\nA [[Dietterich, 2001](#Bibliography)].\n\n{reader.YOURS}\n\n## Why?"),
+        (
+            "markdown",
+            f"# 1. The *first* chapter\n\nA [[Dietterich, 2001](#Bibliography)].\n\n{reader.YOURS}\n\n## Why?",
+        ),
         ("code", "plot()"),
         ("markdown", "**Figure 1.1:** A curve\\_1."),
         ("code", "glue()"),
@@ -260,7 +265,8 @@ def test_a_chapter_becomes_a_readers_notebook(folder: Path) -> None:
         ("code", "tell_more()"),
         ("markdown", "It gains 2 %.\n\n### Exercise 1.1\n\nWhy?"),
         ("markdown", "*Counts to one: about 10 seconds.*"),
-        ("code", "stub()"),
+        ("code", "def check_stub(answer):\n    assert answer()"),
+        ("code", "def stub():\n    pass\n\n\nattempt(check_stub, stub)"),
         ("markdown", SOLUTION),
         ("code", ""),
         ("markdown", FOLDED),
@@ -420,6 +426,37 @@ def test_numbers_in_sentences_are_those_the_cells_gave(path: Path, book: Book) -
             place = text.index(shown(values[name]), place)  # in the order of the text
 
 
+def in_cells(code: list[str]) -> list[str]:
+    """The code of cells as a reader gets it: before an exercise's stub a cell with its check."""
+    return [part for source in code for part in reversed(split_check(source)) if part]
+
+
+@every_notebook
+def test_a_check_stands_in_a_collapsed_cell_before_its_stub_and_can_run_there(path: Path, book: Book) -> None:
+    """It only defines functions, whose definition needs no name of the cell that it was taken from."""
+    notebook = nbformat.read(path, as_version=4)
+    made = [cell for cell in make(notebook, page_of(path), book).cells if cell.cell_type == "code"]
+    whole = {cell.id: cell for cell in notebook.cells}
+    seen = 0
+    for check, stub in pairwise(made):
+        if not check.id.endswith("-check"):
+            assert not re.search(r"^def check_", check.source, flags=re.M) or check.metadata.get("jupyter")
+            continue
+        assert check.id == f"{stub.id}-check"
+        assert check.metadata["jupyter"] == {"source_hidden": True}
+        assert "source_hidden" not in stub.metadata.get("jupyter", {})
+        checks, rest = (ast.parse(cell.source).body for cell in (check, stub))
+        for part in checks:
+            assert isinstance(part, ast.FunctionDef)
+            assert not (part.decorator_list or part.args.defaults or any(part.args.kw_defaults))
+        before = {ast.dump(part) for part in ast.parse(whole[stub.id].source).body}
+        assert {ast.dump(part) for part in (*checks, *rest)} == before
+        assert ast.unparse(rest[-1]).startswith("attempt(check_")
+        seen += 1
+    assert seen == sum("\ndef check_" in f"\n{cell.source}" for cell in whole.values() if cell.cell_type == "code"
+                       and not set(cell.metadata.get("tags", [])) & HIDES_SOURCE)  # fmt: skip
+
+
 @every_notebook
 def test_the_code_is_the_same_in_the_same_order_and_solutions_are_folded(path: Path, book: Book) -> None:
     notebook, stripped = (nbformat.read(path, as_version=4) for _ in range(2))
@@ -427,7 +464,7 @@ def test_the_code_is_the_same_in_the_same_order_and_solutions_are_folded(path: P
     kept = sources(stripped, "code")
     solved = [source for source in sources(notebook, "code") if source not in kept]
     made = make(notebook, page_of(path), book)
-    assert [source for source in sources(made, "code") if source] == kept
+    assert [source for source in sources(made, "code") if source] == in_cells(kept)
     assert len(kept) + len(solved) == len(sources(notebook, "code"))
     folds = [text for text in sources(made, "markdown") if text.startswith("<details>\n<summary>Solution of Exercise")]
     for source in solved:
@@ -444,7 +481,7 @@ def test_without_solutions_none_is_left(path: Path, book: Book) -> None:
     notebook, stripped = (nbformat.read(path, as_version=4) for _ in range(2))
     strip(stripped)
     made = make(notebook, page_of(path), book, solutions=False)
-    assert sources(made, "code") == sources(stripped, "code")
+    assert sources(made, "code") == in_cells(sources(stripped, "code"))
     assert not any("Solution of" in text for text in sources(made, "markdown"))
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from checks import split_check
 from first_page import accuracy
-from folds import split_check
 from notebooks import BOOK
 from page_frame import UNFOLDED
 from reading import other_modules, run_reading
