@@ -39,7 +39,8 @@ GLUED = "application/papermill.record/text/plain"
 YOURS = """\
 *This copy is yours. Shift+Enter runs a cell; a grey bar is the code of a figure or the check of an exercise, and a
 click opens it. Change what you like: numbers in the text stay those of the book's run, those of your own stand below
-the cells.*"""
+the cells. The cells need the book's library and its stored results: where an import fails, get the book's folder and
+open the notebook there with `make lab`.*"""
 MARK = "reader"  # in the metadata of a copy: what was written
 ANSWER = "fold-answer"  # gives the answer to a prediction away
 HIDES_SOURCE = {"hide-input", "remove-input", "hide-cell", "remove-cell", ANSWER}

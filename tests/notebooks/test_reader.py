@@ -277,6 +277,13 @@ def test_a_chapter_becomes_a_readers_notebook(folder: Path) -> None:
     ]
 
 
+def test_a_notebook_that_lies_alone_says_what_it_needs(folder: Path) -> None:
+    """Else its first cell ends in a bare ModuleNotFoundError."""
+    first = chapter(folder).cells[0].source
+    assert "book's library and its stored results" in first
+    assert "`make lab`" in first
+
+
 def test_cells_are_collapsed_as_each_viewer_has_it(folder: Path) -> None:
     plot, glued, printed, telling, *_, more = [cell for cell in chapter(folder).cells if cell.cell_type == "code"]
     assert plot.metadata == {"tags": ["hide-input"], "jupyter": {"source_hidden": True}, "cellView": "form"}
