@@ -63,10 +63,11 @@ test: $(BUILT) $(READY)  ## check everything: library, notebooks (executed and c
 reader: $(READING)  ## the chapters as notebooks to read, run and change, in notebooks/; changed ones are kept
 	@$(CONVERT) --into $(READERS)
 
-# Trusted, for they are the book's own: else JupyterLab shows the figures with sliders without their sliders.
+# Trusted, for they are the book's own: else JupyterLab shows the figures with sliders without their sliders. It asks nobody
+# about news (scripts/jupyterlab), and looks for no language servers, of which it would list each that is missing.
 lab: $(READY) reader  ## open these notebooks in JupyterLab
 	@find $(READERS) -name '*.ipynb' ! -path '*/.*' -exec $(VENV)/bin/jupyter trust {} + >/dev/null
-	$(VENV)/bin/jupyter lab --notebook-dir=$(READERS)
+	$(VENV)/bin/jupyter lab --notebook-dir=$(READERS) --LabApp.app_settings_dir="$(CURDIR)/scripts/jupyterlab" --LanguageServerManager.autodetect=False
 
 notebooks: $(READY)  ## execute notebooks and store their outputs: all, or ONLY=book/part2/mmd.ipynb
 	$(VENV)/bin/python scripts/notebooks.py $(ONLY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import nbformat
 import pytest
 from cross_references import Book
-from notebooks import BOOK, CHANGED, KERNEL_ENVIRONMENT, find_notebooks
+from notebooks import BOOK, CHANGED, KERNEL_ENVIRONMENT, ROOT, find_notebooks
 from reader import MARK, make, text_hash, write
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ DRAWN = "part1/shift"  # has a figure that the kernel draws, and trains nothing 
 PAGES = [path.relative_to(BOOK).with_suffix("").as_posix() for path in find_notebooks()]
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight are in the page too
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 SECOND = 1000  # Playwright counts in thousandths
 
@@ -43,6 +43,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values), encoding="utf-8")
     return folder
+
+
+def options_of_make_lab() -> list[str]:
+    """Those of JupyterLab, but for the folder."""
+    said = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in said.splitlines() if "jupyter lab " in line]
+    options = shlex.split(line)[2:]
+    return [option for option in options if not option.startswith("--notebook-dir=")]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +75,7 @@ def address(folder: Path) -> Iterator[str]:
         "--port=0",
         "--IdentityProvider.token=reader",
         f"--notebook-dir={notebooks}",
+        *options_of_make_lab(),
     ]
     with (folder / "log").open("w") as log:
         command = [sys.executable, "-m", "jupyter", "lab", *options]
@@ -132,6 +141,15 @@ def test_a_reader_runs_all_and_saves(name: str, folder: Path, open_notebook: Cal
     assert all(cell.execution_count for cell in ran)
     outputs = [output for cell in ran for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error" or CHANGED in output.get("text", "")]
+
+
+def test_it_starts_without_a_question_and_without_a_list_of_what_is_missing(
+    folder: Path, open_notebook: Callable[[str], Page]
+) -> None:
+    page = open_notebook(RUN)
+    page.wait_for_timeout(8 * SECOND)  # JupyterLab asks a while after it has opened
+    assert not page.locator(".Toastify__toast").all_inner_texts()
+    assert "Skipped non-installed server" not in (folder / "log").read_text(encoding="utf-8")
 
 
 def test_a_solution_unfolds(open_notebook: Callable[[str], Page]) -> None:
