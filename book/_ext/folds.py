@@ -26,6 +26,7 @@ from figure_numbers import pictures
 
 ANSWER = "fold-answer"
 NUMBERS = "The numbers, after you have bet"
+TEXT = "fold-text"  # class of the folds that are opened for printing
 
 
 class fold(nodes.General, nodes.Element):
@@ -36,10 +37,18 @@ class fold_line(nodes.General, nodes.TextElement):
     """The line that unfolds it."""
 
 
-def make_fold(line: str | list[nodes.Node], parts: list[nodes.Node], **attributes: Any) -> fold:
-    """A fold with a line and what it holds."""
+def make_fold(
+    line: str | list[nodes.Node], parts: list[nodes.Node], classes: Sequence[str] = (), **attributes: Any
+) -> fold:
+    """A fold with a line and what it holds; with the class ``fold-text`` if that is not code and its outputs alone."""
     words = [nodes.Text(line)] if isinstance(line, str) else line
-    return fold("", fold_line("", "", *words), *parts, **attributes)
+    text = [TEXT] * any(not _is_code(part) for part in parts)
+    return fold("", fold_line("", "", *words), *parts, classes=[*classes, *text], **attributes)
+
+
+def _is_code(node: nodes.Node) -> bool:
+    """A cell, or its code or an output."""
+    return isinstance(node, nodes.container) and ("nb_element" in node or "cell_input" in node["classes"])
 
 
 def is_cell(node: nodes.Node | None, tag: str = "") -> bool:

@@ -17,8 +17,9 @@ PRINT = {
     "icon": "fas fa-file-pdf",
 }
 UNFOLDED = {  # words of the second button, by the first of these classes that a fold of the page has
-    "solution": ("Print with solutions", "Solutions and answers are unfolded first"),
-    "answer": ("Print with answers", "The answers to the predictions are unfolded first"),
+    "solution": ("Print with solutions", "Solutions, answers and other folded text are unfolded first"),
+    "answer": ("Print with answers", "Answers to predictions and other folded text are unfolded first"),
+    "fold-text": ("Print unfolded", "Folded text is unfolded first"),
 }
 
 
@@ -46,7 +47,7 @@ def no_formula_no_mathjax(
 def print_buttons(
     _: Sphinx, page: str, template: str, context: dict[str, Any], document: nodes.document | None
 ) -> None:
-    """The page as it is, and with its solutions and answers unfolded, in place of the theme's one button.
+    """The page as it is, and with its folded text unfolded, in place of the theme's one button.
 
     A book without solutions still has answers.
     """

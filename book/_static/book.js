@@ -1,9 +1,9 @@
 // On a reader's first visit no mode is stored, which the theme would report as an error.
 document.documentElement.dataset.mode ||= "auto";
 
-// Folded parts are not printed; these are unfolded for it.
+// Folded parts are not printed; for it all are unfolded but those of code alone.
 function printUnfolded() {
-  const folds = [...document.querySelectorAll("details:is(.solution, .answer):not([open])")];
+  const folds = [...document.querySelectorAll("details.fold:is(.fold-text, .solution, .answer):not([open])")];
   for (const fold of folds) fold.open = true;
   addEventListener("afterprint", () => { for (const fold of folds) fold.open = false; }, { once: true });
   print();

@@ -127,6 +127,25 @@ def test_paper_has_what_is_unfolded_and_on_demand_the_solutions(site: Path, visi
     assert {"window.print()", "printUnfolded()"} <= buttons
 
 
+@pytest.mark.parametrize("name", ["index", "part3/cdan"])
+def test_paper_can_have_all_text_that_is_folded(name: str, site: Path, visit: Callable[..., Page]) -> None:
+    """And code no more than before."""
+    page = visit(site / f"{name}.html")
+    page.emulate_media(media="print")
+    hidden = """kind => [...document.querySelectorAll(`article details.fold ${kind}`)].filter(e => !e.checkVisibility())
+        .map(e => e.textContent.slice(0, 60))"""
+    text = ":is(p, li, div.math):not(.cell *)"
+    assert page.evaluate(hidden, text)
+    page.evaluate("window.print = () => { window.opened = document.querySelectorAll('details.fold[open]').length; }")
+    folds = page.locator("details.fold").count()
+    page.evaluate("printUnfolded()")
+    assert not page.evaluate(hidden, text)
+    assert 0 < page.evaluate("window.opened") < folds or not page.locator("article .cell").count()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen")
+    assert not page.locator("details.fold[open]").count()
+
+
 @pytest.mark.parametrize(("words", "found"), [
     ("GRL", "glossary.html"), ("Sinkhorn", "glossary.html"),
     ("bandwidth", "part2/mmd.html"), ("transfer", "index.html"),

@@ -36,6 +36,7 @@ part2/mmd
 glossary
 equations
 ```
+aside
 
 ```{eval-rst}
 .. automodule:: deeptransfer.discrepancy
@@ -101,7 +102,7 @@ def write_book(folder: Path) -> Path:
         code("the_solution()", metadata={"tags": ["hide-cell"]}),
         code("def stub(x):\n    pass\n\n\ndef check_stub(answer):\n    assert answer(1) == 2\n\n\n"
              "attempt(check_stub, stub)"),
-        markdown("## References"),
+        markdown("## References\n\n:::{admonition} Aside\n:class: dropdown\nA proof.\n:::"),
     ]  # fmt: skip
     (folder / "part2").mkdir(parents=True)
     nbformat.write(notebook, folder / "part2" / "mmd.ipynb")
@@ -110,6 +111,7 @@ def write_book(folder: Path) -> Path:
         ("index.md", INDEX),
         ("glossary.md", GLOSSARY),
         ("equations.md", "# Equations\n\n```{equation-index}\n```"),
+        ("aside.md", "# Aside\n\n:::{admonition} Note\n:class: dropdown\nText.\n:::"),
         ("equations.toml", REGISTER),
     ):
         (folder / name).write_text(text, encoding="utf-8")
@@ -240,6 +242,13 @@ def test_folds_say_in_plain_words_what_they_hold(whole: Path, changed: tuple[Pat
 
 
 def test_check_of_an_exercise_is_folded_and_its_stub_is_not(whole: Path) -> None:
+def test_folds_of_more_than_code_are_marked_for_printing(whole: Path) -> None:
+    page = parse(whole / "part2" / "mmd.html")
+    marked = [fold.summary.get_text() for fold in page.select("details.fold-text")]
+    assert marked == ["What came out", "Solution, run", "Aside"]
+    assert {"Figure and its code", "The check", "Code"} <= set(lines_of_folds(page)) - set(marked)
+
+
     page = parse(whole / "part2" / "mmd.html")
     (fold,) = [fold for fold in page.select("details.fold") if fold.summary.get_text() == "The check"]
     shown = fold.parent.select_one(".cell_input").get_text()
@@ -285,6 +294,7 @@ def test_how_to_read_names_the_buttons_and_holds_without_solutions_too() -> None
     text = (BOOK / "how-to-read.md").read_text(encoding="utf-8")
     assert set(re.findall('"(Print[^"]+)"', text)) == {words for words, _ in UNFOLDED.values()}
     assert "a class may have got the book without them" in text
+    assert print_buttons(whole / "aside.html") == ["Print", "Print unfolded"]
 
 
 def test_downloads_lose_the_solutions_too(whole: Path, changed: tuple[Path, str]) -> None:
