@@ -1,6 +1,6 @@
 """What stands around the text of each page: fewer scripts than the theme brings, two ways to print, a picture for links.
 
-``_templates/layout.html`` leaves scripts out by the filter that is defined here.
+``_templates/layout.html`` leaves scripts out by the filter that is defined here, and says what is missed without them.
 """
 
 from __future__ import annotations
@@ -44,6 +44,16 @@ def no_formula_no_mathjax(
         ]
 
 
+def say_what_needs_scripts(
+    _: Sphinx, page: str, template: str, context: dict[str, Any], document: nodes.document | None
+) -> None:
+    """Whether the page has formulas or code, which look otherwise without JavaScript: for the template."""
+    scripted = (nodes.math, nodes.math_block, nodes.literal_block)
+    context["needs_script"] = document is not None and any(
+        isinstance(node, scripted) for node in document.findall(nodes.Element)
+    )
+
+
 def print_buttons(
     _: Sphinx, page: str, template: str, context: dict[str, Any], document: nodes.document | None
 ) -> None:
@@ -84,6 +94,7 @@ def describe_for_links(
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", add_filter)
     app.connect("html-page-context", no_formula_no_mathjax, priority=900)
+    app.connect("html-page-context", say_what_needs_scripts, priority=900)
     app.connect("html-page-context", print_buttons, priority=900)
     app.connect("html-page-context", describe_for_links, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

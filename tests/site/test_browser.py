@@ -189,6 +189,35 @@ def test_digits_of_the_first_page_are_marked_as_the_stored_runs_say(site: Path, 
     assert counts[1] < counts[0]
 
 
+def test_without_javascript_a_page_says_what_is_missed(site: Path, visit: Callable[..., Page]) -> None:
+    path = site / "part2" / "mmd.html"
+    (line,) = visit(path, java_script_enabled=False).locator(".without-script").all()
+    assert line.is_visible()
+    assert "LaTeX source" in line.inner_text()
+    assert not visit(path).locator(".without-script").count()
+
+
+@pytest.mark.parametrize("width", [320, 390, 700, 1000, 1280, 1600])
+def test_the_link_that_skips_the_contents_covers_no_control(site: Path, visit: Callable[..., Page], width: int) -> None:
+    page = visit(site / "part2" / "mmd.html", viewport={"width": width, "height": 900})
+    page.keyboard.press("Tab")
+    link = page.locator("#pst-skip-link")
+    assert link.locator("a").evaluate("link => link === document.activeElement")
+    page.wait_for_timeout(300)  # it slides in
+    shown = link.bounding_box()
+    assert shown
+    assert shown["y"] >= 0
+    assert 0 <= shown["x"] <= width - shown["width"]
+    covered = """link => { const own = link.getBoundingClientRect(); return [...document.querySelectorAll(
+        'a[href], button, input, summary, select')].filter(e => !link.contains(e) && e.checkVisibility()).filter(e => {
+        const at = e.getBoundingClientRect();
+        return at.width && at.left < own.right && at.right > own.left && at.top < own.bottom && at.bottom > own.top;
+        }).map(e => e.outerHTML.slice(0, 80)); }"""
+    assert not link.evaluate(covered)
+    page.locator(".dropdown-download-buttons > button").click(timeout=3000)
+    assert page.locator(".dropdown-download-buttons .dropdown-item").first.is_visible()
+
+
 def unfolded(page: Page) -> Page:
     """The page with all its folds open."""
     page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")

@@ -20,13 +20,14 @@ from reading_order import draw, read_order, row_of
 from deeptransfer.catalogue import CHAPTERS
 from deeptransfer.live import LiveFigure
 
-CONFIG = """extensions = ["myst_nb", "sphinx_exercise"]
+CONFIG = f"""extensions = ["myst_nb", "sphinx_exercise"]
 extensions += ["equations", "figure_numbers", "folds", "glossary_links", "library", "live_figures", "method_map"]
 extensions += ["page_frame", "solutions", "status"]
 nb_execution_mode = "off"
 exercise_style = "solution_follow_exercise"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 html_theme = "sphinx_book_theme"
+templates_path = [{str(BOOK / "_templates")!r}]
 html_sourcelink_suffix = ""
 """
 INDEX = """# Book
@@ -277,6 +278,12 @@ def test_solutions_go_with_their_cells_and_nothing_else_goes(whole: Path, change
         assert word not in without
     for word in ("Question", "sliders", "show(2)", "References"):
         assert word in without
+
+
+def test_a_page_with_formulas_or_code_says_what_is_missed_without_javascript(whole: Path) -> None:
+    said = {name: parse(whole / f"{name}.html").select("main noscript p") for name in ("part2/mmd", "aside")}
+    assert "LaTeX source" in said["part2/mmd"][0].get_text()
+    assert not said["aside"]
 
 
 def print_buttons(page: Path) -> list[str]:
