@@ -2,6 +2,9 @@
 
 What needs what is in ``reading.toml`` beside the pages; the minutes to read are those that a chapter itself tells, the
 time to run is what its stored outputs took. The directive ``reading-order`` makes both.
+
+The directive ``schedule`` makes the table of a course: a line for each week, ``part2/dan or part2/jan``, with the chapter's
+main exercise as homework, or for a chapter without one ``part1/shift: ex-shift-shares``.
 """
 
 from __future__ import annotations
@@ -10,15 +13,16 @@ import html
 import json
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from deeptransfer.catalogue import CHAPTERS
-from tables import link_to_page, make_table
+from tables import Cell, link_to_exercise, link_to_page, make_table
 
 WIDTH, HEIGHT, GAP_X, GAP_Y = 190, 56, 30, 34  # of a box and between boxes
 MARGIN = 36  # lines that pass a box go round it on the left
@@ -164,7 +168,82 @@ class ReadingOrder(SphinxDirective):
         return [nodes.raw("", draw(order, titles, links), format="html"), table]
 
 
+class Week(NamedTuple):
+    """One line of a schedule.
+
+    Attributes
+    ----------
+    pages : tuple of str
+        Chapters of which one is read.
+    homework : str
+        Label of an exercise; empty for the main exercise of each.
+    """
+
+    pages: tuple[str, ...]
+    homework: str
+
+
+def parse_schedule(lines: Iterable[str], order: dict[str, dict[str, Any]]) -> list[Week]:
+    """The weeks of a course.
+
+    Raises
+    ------
+    ValueError
+        If a chapter is unknown, or comes before one that it needs; only one of several chapters is read in a week.
+    """
+    weeks: list[Week] = []
+    for line in filter(None, map(str.strip, lines)):
+        names, _, homework = line.partition(":")
+        pages = tuple(name.strip() for name in names.split(" or "))
+        read = {week.pages[0] for week in weeks if len(week.pages) == 1}
+        for page in pages:
+            if page not in order:
+                raise ValueError(f"no chapter {page!r}")
+            if missing := set(order[page]["needs"]) - read:
+                raise ValueError(f"week {len(weeks) + 1}: {page} needs {', '.join(sorted(missing))} before it")
+        weeks.append(Week(pages, homework.strip()))
+    return weeks
+
+
+def main_exercise(notebook: dict[str, Any]) -> tuple[str, str]:
+    """Label of the exercise in which a chapter's method is written, and what is to be written; two empty texts without."""
+    text = "\n".join("".join(cell["source"]) for cell in notebook["cells"])
+    found = re.search(r":label: (\S+)\n\*\*Main exercise: (.+?)\.\*\*", text)
+    return (found[1], found[2]) if found else ("", "")
+
+
+class Schedule(SphinxDirective):
+    """The table of a course."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        source, here = Path(self.env.srcdir), self.env.docname
+        self.env.note_dependency(str(source / "reading.toml"))
+        try:
+            weeks = parse_schedule(self.content, read_order(source / "reading.toml"))
+        except ValueError as error:
+            raise self.error(str(error)) from None
+        numbers = {page: number for number, page in CHAPTERS.items()}
+        rows: list[list[Cell]] = []
+        for count, week in enumerate(weeks, 1):
+            for page in week.pages:
+                path = source / f"{page}.ipynb"
+                self.env.note_dependency(str(path))
+                notebook = json.loads(path.read_text(encoding="utf-8"))
+                label, task = (week.homework, "") if week.homework else main_exercise(notebook)
+                if not label:
+                    raise self.error(f"{page} has no main exercise: name another")
+                chapter = nodes.paragraph("", "", nodes.Text(f"{numbers[page]}. "), link_to_page(page, here))
+                words = nodes.Text(f": {task}" if task else "")
+                homework = nodes.paragraph("", "", link_to_exercise(label, here), words)
+                first = str(count) if page == week.pages[0] else "or"
+                rows.append([first, [chapter], f"{minutes_to_read(notebook)} min", [homework]])
+        return [make_table(("Week", "Chapter", "To read", "Homework"), rows, "schedule")]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("reading-order", ReadingOrder)
+    app.add_directive("schedule", Schedule)
     app.add_role("reading-time", ReadingTime())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

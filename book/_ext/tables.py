@@ -65,3 +65,11 @@ def link_to_code(path: str, here: str) -> addnodes.pending_xref:
         "", nodes.literal(name, name), refdomain="py", reftype="obj", reftarget=path, refexplicit=True, refwarn=True,
         refdoc=here,
     )  # fmt: skip
+
+
+def link_to_exercise(label: str, here: str) -> addnodes.pending_xref:
+    """A link to an exercise, under its number."""
+    return addnodes.pending_xref(
+        "", nodes.literal(label, label, classes=["xref", "std", "std-numref"]), refdomain="std", reftype="numref",
+        reftarget=label, refexplicit=False, refwarn=True, refdoc=here,
+    )  # fmt: skip

@@ -15,7 +15,7 @@ from first_page import accuracy
 from notebooks import BOOK
 from page_frame import UNFOLDED
 from reading import other_modules, run_reading
-from reading_order import draw, read_order, row_of
+from reading_order import draw, main_exercise, minutes_to_read, parse_schedule, read_order, row_of
 
 from deeptransfer.catalogue import CHAPTERS
 from deeptransfer.live import LiveFigure
@@ -36,8 +36,8 @@ INDEX = """# Book
 part2/mmd
 glossary
 equations
-```
 aside
+```
 
 ```{eval-rst}
 .. automodule:: deeptransfer.discrepancy
@@ -111,8 +111,8 @@ def write_book(folder: Path) -> Path:
         ("conf.py", CONFIG),
         ("index.md", INDEX),
         ("glossary.md", GLOSSARY),
-        ("equations.md", "# Equations\n\n```{equation-index}\n```"),
         ("aside.md", "# Aside\n\n:::{admonition} Note\n:class: dropdown\nText.\n:::"),
+        ("equations.md", "# Equations\n\n```{equation-index}\n```"),
         ("equations.toml", REGISTER),
     ):
         (folder / name).write_text(text, encoding="utf-8")
@@ -242,7 +242,6 @@ def test_folds_say_in_plain_words_what_they_hold(whole: Path, changed: tuple[Pat
     assert not parse(changed[0] / "part2" / "mmd.html").select("details.solution")
 
 
-def test_check_of_an_exercise_is_folded_and_its_stub_is_not(whole: Path) -> None:
 def test_folds_of_more_than_code_are_marked_for_printing(whole: Path) -> None:
     page = parse(whole / "part2" / "mmd.html")
     marked = [fold.summary.get_text() for fold in page.select("details.fold-text")]
@@ -250,6 +249,7 @@ def test_folds_of_more_than_code_are_marked_for_printing(whole: Path) -> None:
     assert {"Figure and its code", "The check", "Code"} <= set(lines_of_folds(page)) - set(marked)
 
 
+def test_check_of_an_exercise_is_folded_and_its_stub_is_not(whole: Path) -> None:
     page = parse(whole / "part2" / "mmd.html")
     (fold,) = [fold for fold in page.select("details.fold") if fold.summary.get_text() == "The check"]
     shown = fold.parent.select_one(".cell_input").get_text()
@@ -294,6 +294,7 @@ def test_the_button_that_prints_all_names_what_is_folded(whole: Path, changed: t
     """Without solutions answers are left; a page without folds has nothing to unfold."""
     assert print_buttons(whole / "part2" / "mmd.html") == ["Print", "Print with solutions"]
     assert print_buttons(changed[0] / "part2" / "mmd.html") == ["Print", "Print with answers"]
+    assert print_buttons(whole / "aside.html") == ["Print", "Print unfolded"]
     assert print_buttons(whole / "glossary.html") == ["Print"]
 
 
@@ -301,7 +302,6 @@ def test_how_to_read_names_the_buttons_and_holds_without_solutions_too() -> None
     text = (BOOK / "how-to-read.md").read_text(encoding="utf-8")
     assert set(re.findall('"(Print[^"]+)"', text)) == {words for words, _ in UNFOLDED.values()}
     assert "a class may have got the book without them" in text
-    assert print_buttons(whole / "aside.html") == ["Print", "Print unfolded"]
 
 
 def test_downloads_lose_the_solutions_too(whole: Path, changed: tuple[Path, str]) -> None:
@@ -357,3 +357,48 @@ def test_drawing_has_a_box_for_each_chapter_and_a_line_for_each_need() -> None:
     assert len(drawn.select("rect")) == len(order)
     assert len(drawn.select(".lines path")) == sum(len(facts["needs"] + facts["helps"]) for facts in order.values())
     assert drawn.svg["aria-label"]
+
+
+ORDER = read_order(BOOK / "reading.toml")
+
+
+def schedule_of_the_book() -> list[str]:
+    text = (BOOK / "how-to-read.md").read_text(encoding="utf-8")
+    return re.search(r"```\{schedule\}\n(.*?)```", text, flags=re.DOTALL)[1].splitlines()
+
+
+def test_a_course_of_ten_weeks_reads_nothing_before_what_it_needs() -> None:
+    weeks = parse_schedule(schedule_of_the_book(), ORDER)
+    assert len(weeks) == 10
+    early = {page for week in weeks[:7] for page in week.pages}
+    last = {page for page in ORDER if page.startswith("part5/")}
+    assert all(set(ORDER[page]["needs"]) <= early for page in last), "Part V can be read from week 8 on"
+    needed = {page for facts in ORDER.values() for page in facts["needs"]}
+    left_out = set(ORDER) - last - {page for week in weeks for page in week.pages}
+    assert sorted(left_out) == [CHAPTERS[1], CHAPTERS[6]]
+    assert not left_out & needed
+
+
+@pytest.mark.parametrize(("lines", "complaint"), [
+    (["part2/mmd"], "week 1: part2/mmd needs part1/shift"),
+    (["part1/shift", "part2/lost"], "no chapter 'part2/lost'"),
+    (["part1/shift", "part2/mmd or part3/dann", "part3/cdan"], "week 3: part3/cdan needs part3/dann"),
+])  # fmt: skip
+def test_a_course_in_the_wrong_order_is_refused(lines: list[str], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse_schedule(lines, ORDER)
+
+
+def test_homework_is_the_main_exercise_or_another_that_the_chapter_has() -> None:
+    for week in parse_schedule(schedule_of_the_book(), ORDER):
+        for page in week.pages:
+            notebook = json.loads((BOOK / f"{page}.ipynb").read_text(encoding="utf-8"))
+            label, task = main_exercise(notebook)
+            text = "".join("".join(cell["source"]) for cell in notebook["cells"])
+            if week.homework:
+                assert not label
+                assert f":label: {week.homework}\n" in text
+            else:
+                assert task.startswith("write ")
+                assert f"**Main exercise: {task}.**" in text
+            assert minutes_to_read(notebook)
