@@ -69,8 +69,17 @@ def test_chapters_stand_in_the_order_of_the_catalogue_and_on_cards(site: Path) -
         assert index.select(f"article a[href='{part}/index.html']")
 
 
-def test_every_method_has_its_field_by_whose_statistics_it_reads(site: Path) -> None:
-    page = BeautifulSoup((site / "part5" / "index.html").read_text(encoding="utf-8"), "html.parser")
+def test_where_to_begin_leads_to_the_chapters_that_it_numbers() -> None:
+    text = (BOOK / "map.md").read_text(encoding="utf-8").partition("## Where to begin")[2].partition("\n## ")[0]
+    link = r"(?:\{doc\}`([\w/-]+)`|\]\(([\w/-]+)\.ipynb#[\w-]+\)) \(chapter (\d+)\)"
+    found = re.findall(link, text)
+    assert len(found) == text.count("(chapter ") >= 8
+    assert all(CHAPTERS[int(number)] == (page or other) for page, other, number in found)
+
+
+@pytest.mark.parametrize("name", ["map", "part5/index"])
+def test_every_method_has_its_field_by_whose_statistics_it_reads(name: str, site: Path) -> None:
+    page = BeautifulSoup((site / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
     table = page.select_one("table.statistics-map")
     for edits, row in zip((False, True), table.select("tbody tr"), strict=True):
         for whose, cell in zip(("set", "image"), row.select("td")[1:], strict=True):
