@@ -4,8 +4,8 @@ A kind of run is one module against the protocol of :mod:`~deeptransfer.runs.rec
 command line serve every kind.
 """
 
-from deeptransfer.runs.comparison import paired_differences
+from deeptransfer.runs.comparison import methods_table, paired_differences
 from deeptransfer.runs.model import load_model
 from deeptransfer.runs.result import accuracies, learning_curves, load_results
 
-__all__ = ["accuracies", "learning_curves", "load_model", "load_results", "paired_differences"]
+__all__ = ["accuracies", "learning_curves", "load_model", "load_results", "methods_table", "paired_differences"]

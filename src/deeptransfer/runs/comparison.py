@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ttest_1samp
 
+from deeptransfer.catalogue import label, methods
+
 
 def paired_differences(scores: pd.DataFrame, baseline: str, confidence: float = 0.95) -> pd.DataFrame:
     r"""The mean difference of each method from a baseline, with an interval over the units in which both were measured.
@@ -60,6 +62,66 @@ def paired_differences(scores: pd.DataFrame, baseline: str, confidence: float = 
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame["holm"] = holm(frame["p"].to_numpy())
     return frame
+
+
+def methods_table(
+    runs: pd.DataFrame, rows: str = "norm", columns: str = "objective", score: str = "last", unit: str = "seed"
+) -> pd.DataFrame:
+    """Means as a page shows them, the best of each column marked, and what cannot be told from it.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        As :func:`~deeptransfer.runs.accuracies` gives them, one run for each recipe and seed.
+    rows, columns : str
+        What the table is laid out by; both are named and ordered as :mod:`~deeptransfer.catalogue` does.
+    score : str
+        The column that is shown.
+    unit : {"seed", "task"}
+        What methods are compared over. Over seeds, a cell is mean ± standard deviation (n − 1). Over tasks it is their
+        mean alone, as tasks differ in what can be reached; a task counts by the mean of its seeds.
+
+    Returns
+    -------
+    DataFrame
+        Of text. The best mean of a column stands in ``**``; with " °" behind it a mean whose difference from the best
+        has a 95 % interval that includes 0 (:func:`paired_differences`). A recipe that was not run is an empty text.
+
+    Raises
+    ------
+    ValueError
+        If two runs are of one recipe, task and seed: they differ in something that the table does not show; or if a
+        column's methods were measured in different units.
+    """
+    if runs.duplicated([rows, columns, "task", "seed"]).any():
+        raise ValueError(f"two runs of one {rows}, {columns}, task and seed: take those of one recipe")
+    if unit == "seed" and runs["task"].nunique() > 1:
+        raise ValueError("several tasks: take one of them, or compare over unit='task'")
+    values = runs.groupby([columns, rows, unit])[score].mean()
+    table = pd.DataFrame("", index=_in_order(runs[rows]), columns=_in_order(runs[columns]))
+    for column in table.columns:
+        scores = values[column].unstack(rows)
+        means = scores.mean()
+        best = means.idxmax()
+        close = set()
+        if len(means) > 1 and len(scores) > 1:
+            behind = paired_differences(scores, str(best))
+            close = set(behind.index[behind["high"] >= 0])
+        for row, mean in means.items():
+            cell = f"**{mean:.1f}**" if row == best and len(means) > 1 else f"{mean:.1f}"
+            if unit == "seed" and len(scores) > 1:
+                cell += f" ± {scores[row].std():.1f}"
+            table.loc[row, column] = cell + " °" * (row in close)
+    known = {method.name for method in methods()}
+    return table.rename(lambda name: label(name) if name in known else name).rename(
+        columns=lambda name: label(name) if name in known else name
+    )
+
+
+def _in_order(names: pd.Series) -> list[str]:
+    """Each once: those of the catalogue in its order, then others."""
+    known = {method.name: place for place, method in enumerate(methods())}
+    return sorted(dict.fromkeys(names), key=lambda name: known.get(name, len(known)))
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeptransfer.runs.comparison import holm, paired_differences
+from deeptransfer.runs.comparison import holm, methods_table, paired_differences
 
 SCORES = pd.DataFrame(
     {"bn": [60.0, 64.0, 68.0, 61.0], "dsbn": [63.0, 66.0, 71.0, 62.0], "rn": [60.0, 65.0, 67.0, 61.0]}
@@ -65,3 +65,49 @@ def test_units_that_agree_entirely():
 def test_what_can_not_be_compared_is_named(scores, message):
     with pytest.raises(ValueError, match=message):
         paired_differences(scores, "bn")
+
+
+def made_up_runs(**norms):
+    """Accuracies of one host on one task, one for each seed."""
+    return pd.DataFrame(
+        [
+            {"task": "a:b", "objective": "cdan+e", "norm": norm, "seed": seed, "last": value}
+            for norm, values in norms.items()
+            for seed, value in enumerate(values)
+        ]
+    )
+
+
+def test_a_table_is_in_the_order_and_the_words_of_the_catalogue():
+    runs = made_up_runs(rn=[3.0, 4.0], mine=[1.0, 1.5], bn=[2.0, 2.5])
+    table = methods_table(pd.concat([runs, runs.assign(objective="dann")]))
+    assert list(table.index) == ["BatchNorm", "RN", "mine"]
+    assert list(table.columns) == ["DANN", "CDAN+E"]
+
+
+def test_the_best_of_a_column_is_marked_and_what_its_interval_does_not_tell_apart():
+    runs = made_up_runs(bn=[60.0, 62.0, 61.0], dsbn=[70.0, 72.0, 71.2], rn=[70.5, 71.9, 71.0])
+    column = methods_table(runs)["CDAN+E"]
+    assert column.to_dict() == {"BatchNorm": "61.0 ± 1.0", "shared DSBN": "71.1 ± 1.0 °", "RN": "**71.1** ± 0.7"}
+
+
+def test_what_was_not_run_is_empty_and_one_run_has_neither_spread_nor_mark():
+    runs = pd.concat([made_up_runs(bn=[60.0], rn=[70.0]), made_up_runs(bn=[50.0]).assign(objective="dann")])
+    table = methods_table(runs)
+    assert table["CDAN+E"].to_dict() == {"BatchNorm": "60.0", "RN": "**70.0**"}
+    assert table["DANN"].to_dict() == {"BatchNorm": "50.0", "RN": ""}
+
+
+def test_over_tasks_a_task_counts_once_and_the_spread_of_tasks_is_no_spread():
+    """The tasks lie 30 points apart, the methods one or two."""
+    easy, hard = made_up_runs(bn=[90.0, 92.0], rn=[91.0, 93.0]), made_up_runs(bn=[60.0], rn=[62.0])
+    runs = pd.concat([easy, hard.assign(task="a:c")])
+    assert methods_table(runs, unit="task")["CDAN+E"].to_dict() == {"BatchNorm": "75.5 °", "RN": "**77.0**"}
+    with pytest.raises(ValueError, match="several tasks"):
+        methods_table(runs)
+
+
+def test_runs_that_differ_in_what_a_table_does_not_show_are_refused():
+    runs = made_up_runs(bn=[60.0, 61.0])
+    with pytest.raises(ValueError, match="two runs of one norm"):
+        methods_table(pd.concat([runs.assign(steps=400), runs.assign(steps=4800)]))
