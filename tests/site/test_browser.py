@@ -273,6 +273,29 @@ def test_live_figures_of_the_pages_answer_hand_and_keys(book_pages: list[Path], 
             assert len(set(seen)) == 3, f"{path.name}: {seen}"
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_printed_table_breaks_no_number_and_keeps_its_rows_named(
+    site: Path, visit: Callable[..., Page], width: int
+) -> None:
+    """A wide one scrolls inside itself."""
+    page = visit(site / "results.html", viewport={"width": width, "height": 900})
+    cells = page.locator("article .cell_output table:visible :is(td, th)")
+    lines = """cells => cells.filter(cell => cell.textContent.trim()).map(cell => {
+        const words = document.createRange();
+        words.selectNodeContents(cell);
+        return words.getBoundingClientRect().height / parseFloat(getComputedStyle(cell).lineHeight);
+    })"""
+    assert cells.count() > 50
+    assert max(cells.evaluate_all(lines)) < 1.5
+    table = page.locator("article .cell_output table:visible").first
+    name, number = table.locator("tbody td").first, table.locator("tbody td").nth(1)
+    before, beside = (cell.bounding_box()["x"] for cell in (name, number))
+    table.evaluate("t => { for (let part = t; part; part = part.parentElement) part.scrollLeft = 100; }")
+    assert name.bounding_box()["x"] == pytest.approx(before, abs=1)
+    assert width > 390 or number.bounding_box()["x"] <= beside - 50
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_print_shows_the_frame_a_figure_starts_on(book_pages: list[Path], visit: Callable[..., Page]) -> None:
     for path in book_pages:
         page = unfolded(visit(path))

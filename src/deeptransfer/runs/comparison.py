@@ -72,7 +72,7 @@ def methods_table(
     Parameters
     ----------
     runs : DataFrame
-        As :func:`~deeptransfer.runs.accuracies` gives them, one run for each recipe and seed.
+        As :func:`~deeptransfer.runs.result.accuracies` gives them, one run for each recipe and seed.
     rows, columns : str
         What the table is laid out by; both are named and ordered as :mod:`~deeptransfer.catalogue` does.
     score : str
