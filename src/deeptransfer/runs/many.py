@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from deeptransfer.adapters import CovNorm, ResidualAdapter
-from deeptransfer.domains import TensorDomain, grey, load_domain, some_of
+from deeptransfer.domains import TensorDomain, load_domain, some_of
+from deeptransfer.domains import grey as without_colour
 from deeptransfer.domains.builtin import BUILDERS
 from deeptransfer.networks import Network, Output, initialize, small_cnn
 from deeptransfer.normalization import (
@@ -138,9 +139,9 @@ class ManyConfig(Recipe):
 # What the studies share ----------------------------------------------------------------------------------------------
 
 
-def load_grey(name: str, split: str = "train") -> TensorDomain:
+def grey(name: str, split: str = "train") -> TensorDomain:
     """A built-in domain with one channel."""
-    return grey(load_domain(name, split))  # type: ignore[arg-type]
+    return without_colour(load_domain(name, split))  # type: ignore[arg-type]
 
 
 def orders(n: int, batch_size: int, steps: int, generator: torch.Generator) -> Tensor:
@@ -261,12 +262,12 @@ class Latent(NamedTuple):
 
 def mixed_source(config: ManyConfig) -> Latent:
     """As many images of print as of pen, one after the other."""
-    parts = [load_grey(name) for name in ("print", "pen")]
+    parts = [grey(name) for name in ("print", "pen")]
     n = min(map(len, parts))
     images, labels = (torch.cat([part.tensors[k][:n] for part in parts]) for k in (0, 1))
-    held = [load_grey(name, "test").tensors[0][:300] for name in ("print", "pen")]
+    held = [grey(name, "test").tensors[0][:300] for name in ("print", "pen")]
     truth = torch.arange(2).repeat_interleave(n)
-    return Latent(images, labels, truth, torch.cat(held), load_grey(config.target), load_grey(config.target, "test"))
+    return Latent(images, labels, truth, torch.cat(held), grey(config.target), grey(config.target, "test"))
 
 
 def purity(weights: Tensor, truth: Tensor) -> tuple[float, float]:
@@ -343,7 +344,7 @@ def train_base(seed: int, steps: int, batch_size: int, lr: float) -> Network:
     """A network of print. It is shared by the runs of a process: copy it before it is changed."""
     config = ManyConfig(study="added", method="base", target="print", seed=seed, batch_size=batch_size, lr=lr)
     network = small_cnn(channels=1, widths=WIDTHS, hidden=HIDDEN, seed=seed)
-    train_on(network, load_grey("print"), config, steps)
+    train_on(network, grey("print"), config, steps)
     return network.eval()
 
 
@@ -433,8 +434,8 @@ def train_added(config: ManyConfig, stop: int | None) -> dict[str, Any]:
     """Accuracy on the added domain, the numbers that it needs, and what print has afterwards in the same network."""
     seed_everything(config.seed)
     base = copy.deepcopy(train_base(config.seed, config.base_steps, config.batch_size, config.lr))
-    train, test = load_grey(config.target), load_grey(config.target, "test")
-    print_test = some_of(load_grey("print", "test"), 600, seed=0)
+    train, test = grey(config.target), grey(config.target, "test")
+    print_test = some_of(grey("print", "test"), 600, seed=0)
     network, losses, how = base, [], config.method
     numbers: dict[str, Any] = {"learned": 0, "numbers": 0}
     if how == "scratch":
@@ -534,7 +535,7 @@ class Shots(NamedTuple):
 
 def shoot_all(config: ManyConfig) -> list[Shots]:
     """Every camera has images of its own; a skewed last one has those of a single class, its test images are of all."""
-    train, test = load_grey(config.target), load_grey(config.target, "test")
+    train, test = grey(config.target), grey(config.target, "test")
     shots = []
     for i, camera in enumerate(cameras()):
         images, labels = (t[i::CAMERAS] for t in train.tensors)
