@@ -13,7 +13,16 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch.nn import functional as F
 
-from deeptransfer.domains import TensorDomain, builtin, cache_folder, domain_names, draw_print, harmonise, load_domain
+from deeptransfer.domains import (
+    TensorDomain,
+    builtin,
+    cache_folder,
+    domain_names,
+    draw_print,
+    grey,
+    harmonise,
+    load_domain,
+)
 
 # Of the uint8 images, then the int64 labels: drawn in float64, so they hold on every processor.
 SHA256 = {
@@ -403,6 +412,15 @@ def test_harmonise_repeats_grey_and_resamples():
     expected = F.interpolate(x, (2, 2), mode="bilinear", antialias=True)
     assert torch.equal(harmonise(x, 1, (2, 2)), expected)
     assert torch.allclose(harmonise(torch.ones(1, 1, 5, 7), 3, (9, 2)), torch.ones(1, 3, 9, 2))
+
+
+def test_grey_is_the_mean_of_the_colours():
+    images = torch.rand(3, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    domain = grey(TensorDomain("a", images, torch.tensor([0, 1, 1]), "01"))
+    expected = (images[:, 0] + images[:, 1] + images[:, 2])[:, None] / 3
+    torch.testing.assert_close(domain.tensors[0], expected)
+    assert domain.labels.tolist() == [0, 1, 1]
+    assert domain.classes == ("0", "1")
 
 
 def test_colour_never_turns_grey_unasked():

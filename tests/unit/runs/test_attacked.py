@@ -76,6 +76,22 @@ def test_what_each_way_of_training_meets():
     assert losses["gates"].item() == pytest.approx(2 * torch.log(torch.tensor(2.0)).item())  # two gates that start at ½
 
 
+def test_gates_are_trained_on_images_attacked_through_the_adversarial_branch():
+    recipe = replace(TINY, method="gated")
+    network, objective, met = build(recipe, 1), Attacked(recipe), []
+
+    def attack(network, x, y):
+        domains = network.features.block1[1].norm.domains
+        met.append((domains[network.features.block1[1].norm.membership.split()], network.training))
+        return x
+
+    objective.attack = attack
+    domain = attacked.load_domain("print")
+    objective(network, DomainPair(domain, domain, 8, 0).batch(0), 0.0)
+    assert met == [("adversarial", False)]
+    assert network.training
+
+
 def test_the_gates_stand_behind_the_convolutions_and_start_between_the_branches():
     network = build(replace(TINY, method="gated"), 1).eval()
     assert sum(isinstance(module, GatedBatchNorm2d) for module in network.modules()) == 2

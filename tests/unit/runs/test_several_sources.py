@@ -11,6 +11,7 @@ from PIL import Image
 
 from deeptransfer.domains import load_domain
 from deeptransfer.normalization import DSON2d, InstanceWhitening2d, MixStyle, average_domains, domain_branches
+from deeptransfer.normalization.unseen import Branches
 from deeptransfer.runs import unseen
 from deeptransfer.runs.provenance import reached
 from deeptransfer.runs.recipe import NO_NUMBER, recipe_of, run
@@ -81,6 +82,23 @@ def test_unseen_images_are_predicted_by_all_branches():
         branches = domain_branches(network, images)
         expected = branches.average(branches.weights()) if weighted else average_domains(network, images)
         assert torch.equal(predict_unseen(network, recipe, images), expected.argmax(1))
+
+
+def test_embeddings_weigh_the_branches_and_an_average_does_not(monkeypatch):
+    images = loaded("scene", "test").tensors[0]
+
+    def first_alone(branches):
+        return torch.eye(2)[torch.zeros(branches.probabilities.shape[1], dtype=torch.long)]
+
+    monkeypatch.setattr(Branches, "weights", first_alone)
+    for method, weighted in (("bn-embeddings", True), ("domain-average", False)):
+        recipe = replace(TINY, method=method, steps=20, every=20)
+        network = unseen.train_unseen(recipe)[0]
+        with torch.no_grad():
+            branches = domain_branches(network, images)
+        first, average = branches.probabilities[0].argmax(1), branches.average().argmax(1)
+        assert not torch.equal(first, average)
+        assert torch.equal(predict_unseen(network, recipe, images), first if weighted else average)
 
 
 def test_the_whitening_loss_begins_when_it_is_to_and_whitens_what_is_selected():
