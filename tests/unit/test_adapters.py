@@ -208,7 +208,7 @@ def test_a_diagonal_covariance_is_batch_norm_with_scale_and_shift():
     x = draw(400, 4)
     x = torch.linalg.qr(x - x.mean(0)).Q * 20 * torch.tensor([4.0, 3, 2, 1]).double()  # uncorrelated, mean 0
     x = x - x.mean(0)
-    scale = torch.tensor([0.5, 2.0, 3.0, 1.0]).double()
+    scale = torch.tensor([0.5, 2.0, 4.0, 1.0]).double()
     layer = CovNorm(torch.diag(scale), x, energy=1.0)
     with torch.no_grad():
         turned = layer.mixing.abs()
