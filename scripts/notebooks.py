@@ -39,12 +39,16 @@ KERNEL_ENVIRONMENT = {
     "DEEPTRANSFER_DEVICE": "cpu",
     "OMP_NUM_THREADS": "1",  # MKL and OpenBLAS follow it
     "PYTHONHASHSEED": "0",
+    # Of x86 processors, what all of them can do: others round differently, and a training in float32 ends elsewhere.
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
     # Freed memory is kept: convolutions in double precision spend half their time on getting their buffers again.
     "MALLOC_MMAP_THRESHOLD_": "67108864",
     "MALLOC_TRIM_THRESHOLD_": "134217728",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a debugger's remark lands on stderr
 }
-ON_PURPOSE = ("DEEPTRANSFER_DEVICE", "OMP_NUM_THREADS")  # may be others where outputs are only compared
+# May be others where outputs are only compared.
+ON_PURPOSE = ("DEEPTRANSFER_DEVICE", "OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
 # A kernel has a home of its own: no profile, no matplotlibrc, no start-up file, and it can be written.
 HOME = ROOT / "data" / "cache" / "home"
 OWN_SETTINGS = {
