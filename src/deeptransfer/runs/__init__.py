@@ -4,8 +4,26 @@ A kind of run is one module against the protocol of :mod:`~deeptransfer.runs.rec
 command line serve every kind.
 """
 
-from deeptransfer.runs.comparison import methods_table, paired_differences
+from deeptransfer.runs.comparison import (
+    compare_pairs,
+    difference_text,
+    differences_table,
+    methods_table,
+    paired_differences,
+    signed,
+)
 from deeptransfer.runs.model import load_model
 from deeptransfer.runs.result import accuracies, learning_curves, load_results
 
-__all__ = ["accuracies", "learning_curves", "load_model", "load_results", "methods_table", "paired_differences"]
+__all__ = [
+    "accuracies",
+    "compare_pairs",
+    "difference_text",
+    "differences_table",
+    "learning_curves",
+    "load_model",
+    "load_results",
+    "methods_table",
+    "paired_differences",
+    "signed",
+]

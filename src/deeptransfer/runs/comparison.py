@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy.stats import ttest_1samp
@@ -40,15 +43,43 @@ def paired_differences(scores: pd.DataFrame, baseline: str, confidence: float = 
     """
     if baseline not in scores.columns or scores.shape[1] < 2:
         raise ValueError(f"baseline={baseline!r} must be one of two or more columns: {list(scores.columns)}")
+    found = compare_pairs(scores, [(method, baseline) for method in scores if method != baseline], confidence)
+    return found.set_axis([method for method in scores if method != baseline])
+
+
+def compare_pairs(scores: pd.DataFrame, pairs: Sequence[tuple[Any, Any]], confidence: float = 0.95) -> pd.DataFrame:
+    """The differences that a text speaks of, each as :func:`paired_differences` has it, corrected for their number.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A row for each unit, a column for each method; no number missing.
+    pairs : sequence of (method, other)
+        Of columns. All pairs of one question belong into one call: Holm's rule counts them.
+    confidence : float
+        Of each interval alone.
+
+    Returns
+    -------
+    DataFrame
+        A row for each pair, named "method − other"; columns as in :func:`paired_differences`.
+
+    Raises
+    ------
+    ValueError
+        If there is no pair, a name is no column, there are fewer than two units, or a number is missing or infinite.
+    """
+    if not pairs or (unknown := {name for pair in pairs for name in pair} - set(scores.columns)):
+        raise ValueError(f"pairs must name columns {list(scores.columns)}, got {unknown if pairs else 'no pair'}")
     values = scores.to_numpy(float)
     if len(values) < 2:
         raise ValueError(f"an interval needs two units or more, got {len(values)}")
     if not np.isfinite(values).all():
         unit, method = np.argwhere(~np.isfinite(values))[0]
         raise ValueError(f"no number for {scores.columns[method]!r} in {scores.index[unit]!r}: compare common units")
-    deltas = scores.drop(columns=baseline).sub(scores[baseline], axis=0)
     rows = {}
-    for method, delta in deltas.items():
+    for method, other in pairs:
+        delta = scores[method] - scores[other]
         spread = float(delta.max() - delta.min())
         if spread == 0:  # Student's test divides by it: the units agree entirely
             low = high = float(delta.iloc[0])
@@ -57,11 +88,47 @@ def paired_differences(scores: pd.DataFrame, baseline: str, confidence: float = 
             test = ttest_1samp(delta, 0.0)
             low, high = map(float, test.confidence_interval(confidence))
             p = float(test.pvalue)
-        wins = int((delta > 0).sum())
-        rows[method] = {"difference": delta.mean(), "low": low, "high": high, "units": len(delta), "wins": wins, "p": p}
+        rows[f"{method} − {other}"] = {
+            **{"difference": delta.mean(), "low": low, "high": high},
+            **{"units": len(delta), "wins": int((delta > 0).sum()), "p": p},
+        }
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame["holm"] = holm(frame["p"].to_numpy())
     return frame
+
+
+def differences_table(found: pd.DataFrame, unit: str = "seed") -> pd.DataFrame:
+    """Differences as a page shows them: text, with a minus sign, bold where Holm's p is below 0.05.
+
+    Parameters
+    ----------
+    found : DataFrame
+        Of :func:`paired_differences` or :func:`compare_pairs`.
+    unit : str
+        What the units are called.
+    """
+    return pd.DataFrame(
+        {
+            name: {
+                "points": f"**{signed(row.difference)}**" if row.holm < 0.05 else signed(row.difference),
+                "95 % interval": f"{signed(row.low)} to {signed(row.high)}",
+                f"{unit}s above": f"{row.wins:.0f} of {row.units:.0f}",
+                "Holm's p": f"{row.holm:.3f}",
+            }
+            for name, row in found.iterrows()
+        }
+    ).T
+
+
+def difference_text(row: pd.Series) -> str:
+    """One row of :func:`compare_pairs` for a sentence: the mean difference with its interval, "+1.2 [0.3, 2.1]"."""
+    low, high = (f"{row[name]:.1f}".replace("-", "−") for name in ("low", "high"))
+    return f"{signed(row['difference'])} [{low}, {high}]"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A difference as a sentence has it: with its sign, and a minus that is as wide as a plus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def methods_table(
@@ -95,8 +162,8 @@ def methods_table(
     """
     if runs.duplicated([rows, columns, "task", "seed"]).any():
         raise ValueError(f"two runs of one {rows}, {columns}, task and seed: take those of one recipe")
-    if unit == "seed" and runs["task"].nunique() > 1:
-        raise ValueError("several tasks: take one of them, or compare over unit='task'")
+    if unit == "seed" and (runs.groupby(columns)["task"].nunique() > 1).any():
+        raise ValueError("several tasks in a column: take one of them, columns='task', or compare over unit='task'")
     values = runs.groupby([columns, rows, unit])[score].mean()
     table = pd.DataFrame("", index=_in_order(runs[rows]), columns=_in_order(runs[columns]))
     for column in table.columns:
@@ -112,10 +179,12 @@ def methods_table(
             if unit == "seed" and len(scores) > 1:
                 cell += f" ± {scores[row].std():.1f}"
             table.loc[row, column] = cell + " °" * (row in close)
-    known = {method.name for method in methods()}
-    return table.rename(lambda name: label(name) if name in known else name).rename(
-        columns=lambda name: label(name) if name in known else name
-    )
+    return table.rename(index=_title, columns=_title)
+
+
+def _title(name: str) -> str:
+    """As a reader has it: a method by its label, a task with an arrow."""
+    return label(name) if name in {method.name for method in methods()} else name.replace(":", " → ")
 
 
 def _in_order(names: pd.Series) -> list[str]:

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeptransfer.runs.comparison import holm, methods_table, paired_differences
+from deeptransfer.runs.comparison import (
+    compare_pairs,
+    difference_text,
+    differences_table,
+    holm,
+    methods_table,
+    paired_differences,
+    signed,
+)
 
 SCORES = pd.DataFrame(
     {"bn": [60.0, 64.0, 68.0, 61.0], "dsbn": [63.0, 66.0, 71.0, 62.0], "rn": [60.0, 65.0, 67.0, 61.0]}
@@ -67,6 +75,33 @@ def test_what_can_not_be_compared_is_named(scores, message):
         paired_differences(scores, "bn")
 
 
+def test_pairs_are_the_rows_of_several_baselines_corrected_for_their_number():
+    found = compare_pairs(SCORES, [("dsbn", "bn"), ("bn", "rn"), ("dsbn", "rn")])
+    assert list(found.index) == ["dsbn − bn", "bn − rn", "dsbn − rn"]
+    against_bn, against_rn = paired_differences(SCORES, "bn"), paired_differences(SCORES, "rn")
+    same = ["difference", "low", "high", "units", "wins", "p"]
+    assert found.loc["dsbn − bn", same].tolist() == against_bn.loc["dsbn", same].tolist()
+    assert found.loc["dsbn − rn", same].tolist() == against_rn.loc["dsbn", same].tolist()
+    assert found["holm"].to_numpy() == pytest.approx(holm(found["p"].to_numpy()))
+
+
+@pytest.mark.parametrize("pairs", [[], [("dsbn", "in")]])
+def test_a_pair_of_unknown_columns_and_no_pair_are_refused(pairs):
+    with pytest.raises(ValueError, match=r"pairs must name columns \['bn', 'dsbn', 'rn'\]"):
+        compare_pairs(SCORES, pairs)
+
+
+def test_differences_are_written_with_a_minus_and_bold_where_holm_sees_them():
+    text = differences_table(paired_differences(SCORES.assign(more=SCORES["bn"] + 1), "bn"), unit="task")
+    assert list(text.columns) == ["points", "95 % interval", "tasks above", "Holm's p"]
+    assert text.loc["more"].tolist() == ["**+1.0**", "+1.0 to +1.0", "4 of 4", "0.000"]
+    assert text.loc["rn", "points"] == "+0.0"
+    assert text.loc["rn", "95 % interval"] == "−1.3 to +1.3"
+    assert signed(-0.25, 2) == "−0.25"
+    row = compare_pairs(SCORES, [("rn", "bn")]).loc["rn − bn"]
+    assert difference_text(row) == "+0.0 [−1.3, 1.3]"
+
+
 def made_up_runs(**norms):
     """Accuracies of one host on one task, one for each seed."""
     return pd.DataFrame(
@@ -105,6 +140,13 @@ def test_over_tasks_a_task_counts_once_and_the_spread_of_tasks_is_no_spread():
     assert methods_table(runs, unit="task")["CDAN+E"].to_dict() == {"BatchNorm": "75.5 °", "RN": "**77.0**"}
     with pytest.raises(ValueError, match="several tasks"):
         methods_table(runs)
+
+
+def test_a_table_may_have_a_column_for_each_task():
+    runs = pd.concat([made_up_runs(bn=[60.0, 62.0], rn=[70.0, 70.0]), made_up_runs(bn=[50.0, 50.0]).assign(task="a:c")])
+    table = methods_table(runs, columns="task")
+    assert table["a → b"].to_dict() == {"BatchNorm": "61.0 ± 1.4 °", "RN": "**70.0** ± 0.0"}
+    assert table["a → c"].to_dict() == {"BatchNorm": "50.0 ± 0.0", "RN": ""}
 
 
 def test_runs_that_differ_in_what_a_table_does_not_show_are_refused():
