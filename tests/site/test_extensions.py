@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from checks import split_check
-from first_page import accuracy
+from first_page import accuracy, percent
 from notebooks import BOOK
 from page_frame import UNFOLDED
 from reading import other_modules, run_reading
@@ -315,6 +315,11 @@ def test_downloads_lose_the_solutions_too(whole: Path, changed: tuple[Path, str]
     assert "the_solution" not in text
     assert "Question" in text
     assert "show(2)" in text
+
+
+@pytest.mark.parametrize(("mean", "said"), [(72.36, "72"), (99.4, "99"), (99.6, "above 99"), (99.99, "above 99"), (100, "100")])
+def test_an_accuracy_is_not_called_100_where_an_answer_was_wrong(mean, said):
+    assert percent(mean) == f"{said}\u00a0%"
 
 
 def test_an_accuracy_is_the_mean_of_the_runs_of_one_recipe() -> None:
