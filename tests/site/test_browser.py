@@ -171,7 +171,8 @@ def test_digits_of_the_first_page_are_marked_as_the_stored_runs_say(site: Path, 
     page = visit(site / "index.html", java_script_enabled=False)
     first = page.locator("#digits-0")
     counts = []
-    for state, runs in enumerate(("digits-source/print-to-pen_source-only_bn", "digits-losses/print-to-pen_cdan+e_bn*")):
+    shown = "digits-source/print-to-pen_source-only_bn", "digits-losses/print-to-pen_cdan+e_bn*"
+    for state, runs in enumerate(shown):
         (path,) = RESULTS.glob(f"{runs}_seed0.json")
         stored = json.loads(path.read_text(encoding="utf-8"))
         wrong = [place for place in stored["wrong"] if place < 40]
