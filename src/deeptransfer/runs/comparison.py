@@ -77,7 +77,7 @@ def compare_pairs(scores: pd.DataFrame, pairs: Sequence[tuple[Any, Any]], confid
     if not np.isfinite(values).all():
         unit, method = np.argwhere(~np.isfinite(values))[0]
         raise ValueError(f"no number for {scores.columns[method]!r} in {scores.index[unit]!r}: compare common units")
-    rows = {}
+    rows = []
     for method, other in pairs:
         delta = scores[method] - scores[other]
         spread = float(delta.max() - delta.min())
@@ -88,11 +88,9 @@ def compare_pairs(scores: pd.DataFrame, pairs: Sequence[tuple[Any, Any]], confid
             test = ttest_1samp(delta, 0.0)
             low, high = map(float, test.confidence_interval(confidence))
             p = float(test.pvalue)
-        rows[f"{method} − {other}"] = {
-            **{"difference": delta.mean(), "low": low, "high": high},
-            **{"units": len(delta), "wins": int((delta > 0).sum()), "p": p},
-        }
-    frame = pd.DataFrame.from_dict(rows, orient="index")
+        wins = int((delta > 0).sum())
+        rows.append({"difference": delta.mean(), "low": low, "high": high, "units": len(delta), "wins": wins, "p": p})
+    frame = pd.DataFrame(rows, index=[f"{method} − {other}" for method, other in pairs])
     frame["holm"] = holm(frame["p"].to_numpy())
     return frame
 

@@ -98,6 +98,8 @@ def test_differences_are_written_with_a_minus_and_bold_where_holm_sees_them():
     assert text.loc["rn", "points"] == "+0.0"
     assert text.loc["rn", "95 % interval"] == "−1.3 to +1.3"
     assert signed(-0.25, 2) == "−0.25"
+    alone = paired_differences(SCORES, "bn").assign(p=0.01, holm=0.06)
+    assert "*" not in "".join(differences_table(alone)["points"])  # small alone, not after the correction
     row = compare_pairs(SCORES, [("rn", "bn")]).loc["rn − bn"]
     assert difference_text(row) == "+0.0 [−1.3, 1.3]"
 
