@@ -5,6 +5,7 @@ command line serve every kind.
 """
 
 from deeptransfer.runs.comparison import (
+    Comparison,
     compare_pairs,
     difference_text,
     differences_table,
@@ -16,6 +17,7 @@ from deeptransfer.runs.model import load_model
 from deeptransfer.runs.result import accuracies, learning_curves, load_results
 
 __all__ = [
+    "Comparison",
     "accuracies",
     "compare_pairs",
     "difference_text",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,109 @@ import pandas as pd
 from scipy.stats import ttest_1samp
 
 from deeptransfer.catalogue import label, methods
+from deeptransfer.runs.result import accuracies, learning_curves
+
+DIGITS_GRIDS = ("digits-source", "digits-losses", "digits-norms")
+"""The long runs on the built-in digits."""
+DIGITS_TASKS = ("print:pen", "pen:scene", "print:scene")
+"""The tasks on the built-in digits that are reported; a fourth, pen:print, served for tuning."""
+
+
+class Comparison:
+    """Stored runs of some methods on some tasks, as a chapter compares them.
+
+    Parameters
+    ----------
+    methods : sequence of str
+        Names of the catalogue, in the order in which curves are drawn: an objective, trained with BatchNorm
+        (``"cdan+e"``), or with another normalisation behind " · " (``"cdan+e · rn"``).
+    tasks : sequence of str
+    grids : sequence of str
+        Where the runs are stored. Those of other methods and tasks are left out.
+
+    Attributes
+    ----------
+    runs : DataFrame
+        As :func:`~deeptransfer.runs.result.accuracies` gives them, with a column ``method``.
+
+    Raises
+    ------
+    ValueError
+        If a method was not run on one of the tasks, or not with the same seeds as the others.
+
+    Examples
+    --------
+    >>> digits = Comparison(["source-only", "dan", "dann"])
+    >>> difference_text(digits.difference("dann", "dan", "print:pen"))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, methods: Sequence[str], tasks: Sequence[str] = DIGITS_TASKS, grids: Sequence[str] = DIGITS_GRIDS
+    ) -> None:
+        self.methods, self.tasks, self.grids = list(methods), list(tasks), list(grids)
+        self.runs = self._chosen(accuracies(*grids))
+        expected = None
+        for method in self.methods:
+            for task in self.tasks:
+                of_one = self.runs[(self.runs["method"] == method) & (self.runs["task"] == task)]
+                seeds = sorted(of_one["seed"])
+                expected = expected or sorted(set(seeds))
+                if not seeds or seeds != expected:
+                    raise ValueError(
+                        f"{method!r} on {task!r} was run with the seeds {seeds}, where {expected} are expected"
+                    )
+
+    def _chosen(self, frame: pd.DataFrame) -> pd.DataFrame:
+        method = frame["objective"].where(frame["norm"] == "bn", frame["objective"] + " · " + frame["norm"])
+        frame = frame.assign(method=method)
+        return frame[frame["method"].isin(self.methods) & frame["task"].isin(self.tasks)]
+
+    def scores(self, task: str | None = None) -> pd.DataFrame:
+        """Last accuracies, a row for each seed and a column for each method: of one task, or the mean over tasks."""
+        runs = self.runs if task is None else self.runs[self.runs["task"] == task]
+        return runs.pivot_table("last", "seed", "method")[self.methods]
+
+    def table(self) -> pd.DataFrame:
+        """:func:`methods_table` with a column for the mean over tasks, if there are several, and one for each."""
+        runs = self.runs[["method", "task", "seed", "last"]]
+        if len(self.tasks) > 1:
+            mean = runs.groupby(["method", "seed"], as_index=False)["last"].mean()
+            runs = pd.concat([runs, mean.assign(task="mean")])
+        table = methods_table(runs, rows="method", columns="task")
+        return table[["mean"] * (len(self.tasks) > 1) + [_title(task) for task in self.tasks]]
+
+    def difference(self, method: str, other: str, task: str | None = None) -> pd.Series:
+        """One row of :func:`compare_pairs`, not corrected: of one task, or of the means over tasks."""
+        return compare_pairs(self.scores(task), [(method, other)]).iloc[0]
+
+    def differences(self, pairs: Sequence[tuple[str, str]], tasks: Sequence[str] | None = None) -> pd.DataFrame:
+        """:func:`compare_pairs` with names that a reader knows: of the means over tasks, or on each of some tasks."""
+        if tasks is None:
+            found = compare_pairs(self.scores(), pairs)
+            return found.set_axis([f"{label(method)} − {label(other)}" for method, other in pairs])
+        scores = self.runs.pivot_table("last", "seed", ["method", "task"])
+        asked = [(method, other, task) for method, other in pairs for task in tasks]
+        found = compare_pairs(scores, [((method, task), (other, task)) for method, other, task in asked])
+        return found.set_axis([f"{label(one)} − {label(other)}, {_title(task)}" for one, other, task in asked])
+
+    @cached_property
+    def _curves(self) -> pd.DataFrame:
+        return self._chosen(learning_curves(*self.grids))
+
+    @property
+    def steps(self) -> list[int]:
+        """The updates at which a curve has a point."""
+        return sorted(set(self._curves["step"]))
+
+    def curves(self, task: str, methods: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Accuracy along the training, by label: NumPy array of shape ``(seeds, steps)`` for each method."""
+        of_task = self._curves[self._curves["task"] == task]
+        return {
+            label(name): of_task[of_task["method"] == name]
+            .pivot(index="seed", columns="step", values="target")
+            .to_numpy()
+            for name in methods or self.methods
+        }
 
 
 def paired_differences(scores: pd.DataFrame, baseline: str, confidence: float = 0.95) -> pd.DataFrame:
@@ -182,13 +286,14 @@ def methods_table(
 
 def _title(name: str) -> str:
     """As a reader has it: a method by its label, a task with an arrow."""
-    return label(name) if name in {method.name for method in methods()} else name.replace(":", " → ")
+    known = {method.name for method in methods()}
+    return label(name) if known.issuperset(name.split(" · ")) else name.replace(":", " → ")
 
 
 def _in_order(names: pd.Series) -> list[str]:
     """Each once: those of the catalogue in its order, then others."""
     known = {method.name: place for place, method in enumerate(methods())}
-    return sorted(dict.fromkeys(names), key=lambda name: known.get(name, len(known)))
+    return sorted(dict.fromkeys(names), key=lambda name: [known.get(part, len(known)) for part in name.split(" · ")])
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeptransfer.runs.comparison import (
+    Comparison,
     compare_pairs,
     difference_text,
     differences_table,
@@ -155,3 +158,87 @@ def test_runs_that_differ_in_what_a_table_does_not_show_are_refused():
     runs = made_up_runs(bn=[60.0, 61.0])
     with pytest.raises(ValueError, match="two runs of one norm"):
         methods_table(pd.concat([runs.assign(steps=400), runs.assign(steps=4800)]))
+
+
+# ------------------------------------------------------------------------------------------ stored runs of some methods
+
+
+def stored(folder, rows):
+    """A grid with one run for each (task, objective, norm, seed, accuracies along the training)."""
+    folder.mkdir()
+    for task, objective, norm, seed, points in rows:
+        source, target = task.split(":")
+        config = {"source": source, "target": target, "objective": objective, "norm": norm, "seed": seed}
+        selections = {name: {"accuracy": points[-1]} for name in ("last", "label_free", "oracle")}
+        curve = [{"step": 10 * (i + 1), "target": point, "source": 1.0} for i, point in enumerate(points)]
+        run = {"kind": "adaptation", "config": config, "selections": selections, "curve": curve}
+        (folder / f"{source}{target}{objective}{norm}{seed}.json").write_text(json.dumps(run), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def grid(tmp_path):
+    def rows(task, start):
+        for seed in (0, 1):
+            yield task, "dann", "bn", seed, [start, start + 0.1 + 0.02 * seed]
+            yield task, "dann", "rn", seed, [start, start + 0.2 + 0.01 * seed]
+            yield task, "dan", "bn", seed, [start, start]
+
+    return stored(tmp_path / "grid", [*rows("a:b", 0.5), *rows("b:a", 0.3), *rows("a:a", 0.9)])
+
+
+def test_a_comparison_reads_its_methods_on_its_tasks_and_no_other(grid):
+    found = Comparison(["dann", "dann · rn"], ["a:b", "b:a"], [grid])
+    assert sorted(set(found.runs["method"])) == ["dann", "dann · rn"]
+    assert found.scores("a:b").to_numpy() == pytest.approx(np.array([[60, 70], [62, 71]]))
+    assert found.scores().to_numpy() == pytest.approx(np.array([[50, 60], [52, 61]]))
+    assert list(found.scores()) == ["dann", "dann · rn"]
+
+
+def test_differences_of_a_comparison_are_those_of_its_scores(grid):
+    found = Comparison(["dan", "dann", "dann · rn"], ["a:b", "b:a"], [grid])
+    pairs = [("dann · rn", "dann"), ("dann", "dan")]
+    means = found.differences(pairs)
+    assert list(means.index) == ["DANN · RN − DANN", "DANN − DAN"]
+    assert means["difference"].tolist() == pytest.approx([9.5, 11])
+    assert means["holm"].tolist() == compare_pairs(found.scores(), pairs)["holm"].tolist()
+    on_each = found.differences(pairs[:1], ["b:a", "a:b"])
+    assert list(on_each.index) == ["DANN · RN − DANN, b → a", "DANN · RN − DANN, a → b"]
+    assert on_each["difference"].tolist() == pytest.approx([9.5, 9.5])
+    one = found.difference("dann · rn", "dann", "a:b")
+    assert one[["difference", "low", "high"]].tolist() == pytest.approx(
+        on_each.iloc[1][["difference", "low", "high"]].tolist()
+    )
+
+
+def test_a_table_of_a_comparison_begins_with_the_mean_over_tasks(grid):
+    table = Comparison(["dann", "dan"], ["b:a", "a:b"], [grid]).table()
+    assert list(table) == ["mean", "b → a", "a → b"]
+    assert table.loc["DANN"].tolist() == ["**51.0** ± 1.4", "**41.0** ± 1.4", "**61.0** ± 1.4"]
+    assert list(Comparison(["dann", "dan"], ["a:b"], [grid]).table()) == ["a → b"]
+
+
+def test_curves_of_a_comparison_have_a_row_for_each_seed(grid):
+    found = Comparison(["dann · rn", "dan"], ["a:b", "b:a"], [grid])
+    assert found.steps == [10, 20]
+    drawn = found.curves("a:b")
+    assert list(drawn) == ["DANN · RN", "DAN"]
+    assert drawn["DANN · RN"] == pytest.approx(np.array([[50, 70], [50, 71]]))
+    assert list(found.curves("a:b", ["dan"])) == ["DAN"]
+
+
+def test_a_method_that_was_not_run_alike_is_named(grid):
+    with pytest.raises(ValueError, match=r"'dan · rn' on 'a:b' was run with the seeds \[\], where \[0, 1\]"):
+        Comparison(["dann", "dan · rn"], ["a:b"], [grid])
+    (grid / "aadannrn1.json").unlink()
+    with pytest.raises(ValueError, match=r"'dann · rn' on 'a:a' was run with the seeds \[0\], where \[0, 1\]"):
+        Comparison(["dann", "dann · rn"], ["a:a", "a:b"], [grid])
+    with pytest.raises(ValueError, match=r"'jan' on 'a:b' was run with the seeds \[\]"):
+        Comparison(["jan"], ["a:b"], [grid])
+
+
+def test_two_runs_of_one_seed_are_no_comparison(grid):
+    run = grid / "aadannrn1.json"
+    (grid / "again.json").write_text(run.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"with the seeds \[0, 1, 1\]"):
+        Comparison(["dann", "dann · rn"], ["a:a"], [grid])
