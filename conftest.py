@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 
 def compare_outputs(cell: Any, computed: list[Any], stored: list[Any], skip_compare: object = None) -> bool:
@@ -25,6 +26,8 @@ def compare_outputs(cell: Any, computed: list[Any], stored: list[Any], skip_comp
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    settings.register_profile("untimed", deadline=None)  # a slow machine is no fault
+    settings.load_profile("untimed")
     if config.getoption("nbval", False):
         import nbval.kernel
         from nbval.plugin import IPyNbCell

@@ -27,7 +27,7 @@ def test_reversal_is_the_identity_forward():
     assert torch.equal(gradient_reversal(x, 0.3), x)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(lambda_=st.floats(0, 10, width=32), shape=st.lists(st.integers(1, 4), max_size=3))
 def test_reversed_gradient_is_exactly_minus_lambda_times(lambda_, shape):
     x, incoming = normal(*shape).requires_grad_(), normal(*shape, seed=1)
@@ -105,7 +105,7 @@ def test_confusion_is_smallest_where_the_discriminator_is_uncertain():
     assert at[0] > at[1] < at[2]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(n_source=st.integers(1, 5), n_target=st.integers(1, 5), weighting=st.sampled_from([None, *WEIGHTINGS]))
 def test_cdan_with_one_class_is_dann(n_source, n_target, weighting):
     fs, ft = normal(n_source, 4).requires_grad_(), normal(n_target, 4, seed=1).requires_grad_()

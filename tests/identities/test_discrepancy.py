@@ -30,7 +30,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(n=st.integers(1, 12), d=st.integers(1, 6), seed=st.integers(0, 99))
 def test_biased_mmd_of_a_sample_with_itself_is_zero(n, d, seed):
     x = normal(n, d, seed=seed)
@@ -167,7 +167,7 @@ def test_weights_learned_on_the_tested_rows_make_p_values_too_small():
     assert inside > outside
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     n=st.integers(2, 9),
     m=st.integers(2, 9),
@@ -201,7 +201,7 @@ def test_properties_of_the_multi_kernel_mmd(n, m, d, scale, shift, estimator, se
             assert other.item() == pytest.approx(value, abs=1e-12)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(n=st.integers(1, 6), m=st.integers(1, 6), power=st.integers(-30, 30), seed=st.integers(0, 99))
 def test_p_value_does_not_depend_on_the_scale_of_the_data(n, m, power, seed):
     x, y = normal(n, 2, seed=seed), normal(m, 2, seed=100 + seed) + 1

@@ -63,7 +63,7 @@ def whole_set(model: nn.Module, x: torch.Tensor) -> list[np.ndarray]:
 # Population statistics
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
 def test_population_equals_the_whole_set_in_one_batch_for_any_split(sizes):
     x = images(sum(sizes) + 1)

@@ -70,7 +70,7 @@ def test_progress_outside_0_1_is_refused(progress):
 # Values
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(n_source=st.integers(1, 6), n_target=st.integers(1, 6), d=st.integers(1, 5))
 def test_dann_equals_numpy_for_unequal_parts(n_source, n_target, d):
     fs, ft, *_ = parts(n_source, n_target, d)
@@ -567,7 +567,7 @@ def test_one_row_of_each_domain_is_a_batch(n, m, batch_norm):
         assert cdan(4, 3, weighting=weighting)(fs, ft, ls, lt).isfinite()
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     name=st.sampled_from([name for name, _ in losses_of_features() if name != "soft labels"]),
     seed=st.integers(0, 99),

@@ -56,7 +56,7 @@ def mixture(sigma2s, weights):
 # ------------------------------------------------------------------------------------------------------ distances
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     n=st.integers(1, 6),
     m=st.integers(1, 6),
@@ -126,7 +126,7 @@ def test_median_distance_ignores_an_outlier():
 # ------------------------------------------------------------------------------------------------ against the loops
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     n=st.integers(2, 6),
     m=st.integers(2, 6),
@@ -291,7 +291,7 @@ def test_tiny_spread_stays_finite():
     assert x.grad.isfinite().all()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(n=st.integers(1, 40), m=st.integers(1, 40), d=st.integers(1, 30), offset=st.sampled_from([0.0, 100.0]))
 def test_biased_float32_is_never_below_zero_and_zero_for_identical_samples(n, m, d, offset):
     x, y = sample(n, m, d, seed=n + 50 * m, shift=0.0, dtype=torch.float32)
@@ -368,7 +368,7 @@ FIXED = {
 }
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     name=st.sampled_from(sorted(FOLLOWING)),
     power=st.integers(-110, 110),

@@ -48,7 +48,7 @@ def settle(p, k, steps):
     return y, energies
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     n=st.integers(2, 12),
     kind=st.sampled_from(["knn", "rbf"]),

@@ -81,7 +81,7 @@ def test_either_form_of_unicode_finds_the_file(folder):
         assert read(folder, unicodedata.normalize(form, "0.png café")) == {"0.png": "café"}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.dictionaries(
         st.text(

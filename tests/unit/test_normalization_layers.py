@@ -87,7 +87,7 @@ def test_training_outputs_and_running_rows_follow_the_formula(method, options, s
     assert layer.num_batches_tracked.tolist() == [1, 1]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     n_s=st.integers(1, 5),
     n_t=st.integers(1, 5),

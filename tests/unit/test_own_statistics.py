@@ -128,7 +128,7 @@ def test_training_and_evaluation_follow_the_formula(method, options, shape):
         np.testing.assert_allclose(y.detach().numpy(), want, rtol=1e-9)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     n=st.integers(1, 4),
     c=st.integers(1, 5),

@@ -52,7 +52,7 @@ def equal(a, b):
 # A pure function
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     steps=st.lists(st.integers(0, 40), min_size=1, max_size=8),
     seed=st.integers(0, 2**63),
@@ -84,7 +84,7 @@ def test_source_and_target_come_in_different_orders():
     assert len({tuple(indices(x)) for x in (batch.xs, batch.xt, batch.xl)}) == 3
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(n=st.integers(1, 12), batch_size=st.integers(1, 9), world_size=st.integers(1, 3))
 def test_epoch_takes_every_image_once(n, batch_size, world_size):
     ranks = [pair(n, n, batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]

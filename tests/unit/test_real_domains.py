@@ -383,7 +383,7 @@ def test_every_class_keeps_an_image_for_training(tmp_path, count):
     sides(filled(tmp_path / "most", [[b"same%d" % k] * 9 + [b"other%d" % k] for k in range(20)]))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.lists(st.sampled_from([b"a", b"b", b"c", b"dd", b"ee", b"fff"]), min_size=1), min_size=1, max_size=4)
 )

@@ -63,7 +63,7 @@ def test_transfer_follows_the_formula(transfer, shapes, alpha):
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-9, atol=1e-9)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     n=st.integers(1, 3),
     c=st.integers(1, 5),

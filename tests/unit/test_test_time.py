@@ -63,7 +63,7 @@ def test_without_prior_it_is_batch_norm_in_training_mode():
         torch.testing.assert_close(model(x), in_training_mode(model, x))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(prior=st.floats(0, 1e3), n=st.integers(2, 6))
 def test_prior_mixes_as_n_source_images_would_in_numpy(prior, n):
     layer = randomize(nn.BatchNorm2d(3).double())

@@ -30,6 +30,7 @@ from .robust import RobustBatchNorm, RobustBatchNorm1d, RobustBatchNorm2d, Robus
 from .selective import InstanceWhitening2d, instance_correlation, sensitive_pairs, whitening_loss
 from .split import forward_domains, use_domain
 from .switchable import SwitchableBatchNorm2d
+from .teacher import CoTTA
 from .test_time import Tent, entropies, prediction_time
 from .transnorm import TransNorm, TransNorm1d, TransNorm2d, TransNorm3d
 from .unseen import Branches, average_domains, domain_branches
@@ -52,6 +53,7 @@ __all__ = [
     "AutoDIAL2d",
     "AutoDIAL3d",
     "Branches",
+    "CoTTA",
     "ConditionalNorm2d",
     "CrossNorm",
     "DSON1d",

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .test_time import Tent, entropies
+from .test_time import Tent, entropies, logits_of
 
 
 class _Selective(Tent):
@@ -111,7 +111,7 @@ class EATA(_Selective):
         squares, count = [torch.zeros_like(moved) for moved in self._moved], 0
         for x in batches:
             with self._statistics(), torch.inference_mode(False), torch.enable_grad():
-                logits = self._logits(x)
+                logits = logits_of(self.model, x)
                 gradients = self._gradients(F.cross_entropy(logits, logits.argmax(1)))
             if gradients is None:
                 raise ValueError(f"batch {count} has a gradient that is not finite: is there NaN in its images?")
@@ -213,7 +213,7 @@ class SAR(_Selective):
                 if gradient is not None:
                     parameter.add_(gradient * (self.radius / (length + 1e-12)))
         try:
-            entropy = entropies(self._logits(x))
+            entropy = entropies(logits_of(self.model, x))
             loss = entropy[reliable & (entropy.detach() < margin)].mean()
             descent = self._gradients(loss)
         finally:

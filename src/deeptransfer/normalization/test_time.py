@@ -143,6 +143,12 @@ def entropies(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(1)
 
 
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Return what a model predicts, be it logits or an object with ``.logits``."""
+    out = model(x)
+    return getattr(out, "logits", out)
+
+
 class Tent(nn.Module):
     r"""Adapt scale and shift of the normalisation layers, batch after batch, by the entropy of the predictions.
 
@@ -184,20 +190,24 @@ class Tent(nn.Module):
     def __init__(self, model: nn.Module, lr: float = 1e-3) -> None:
         super().__init__()
         self.model, self.lr = model, lr
-        by_batch: list[nn.Module] = list(norm_layers(model).values())
-        self._by_batch = bool(by_batch)
-        layers = by_batch + [module for module in model.modules() if isinstance(module, self.others)]
-        # A layer may lack them, a frozen one holds them as buffers, and two layers may share them.
-        affine = [p for layer in layers for p in (layer.weight, layer.bias) if isinstance(p, nn.Parameter)]
-        self.adapted = list(dict.fromkeys(affine))
-        if not self.adapted:
-            names = " or ".join(["BatchNorm", *(other.__name__ for other in self.others), "domain layer"])
-            raise ValueError(f"{type(model).__name__} has no {names} with scale and shift")
+        self._by_batch = bool(norm_layers(model))
+        self.adapted = self._chosen()
         model.requires_grad_(False)
         for parameter in self.adapted:
             parameter.requires_grad_(True)
         self._start = [parameter.detach().clone() for parameter in self.adapted]
         self.reset()
+
+    def _chosen(self) -> list[nn.Parameter]:
+        """What is adapted."""
+        layers: list[nn.Module] = list(norm_layers(self.model).values())
+        layers += [module for module in self.model.modules() if isinstance(module, self.others)]
+        # A layer may lack them, a frozen one holds them as buffers, and two layers may share them.
+        affine = [p for layer in layers for p in (layer.weight, layer.bias) if isinstance(p, nn.Parameter)]
+        if not affine:
+            names = " or ".join(["BatchNorm", *(other.__name__ for other in self.others), "domain layer"])
+            raise ValueError(f"{type(self.model).__name__} has no {names} with scale and shift")
+        return list(dict.fromkeys(affine))
 
     def reset(self) -> None:
         """Return to the scale and shift the model came with, and forget the optimiser's state."""
@@ -213,7 +223,7 @@ class Tent(nn.Module):
         """Predict the batch, then learn from it; also where the caller has switched gradients off."""
         with self._statistics(), torch.inference_mode(False), torch.enable_grad():
             x = x.clone() if x.is_inference() else x
-            logits = self._logits(x)
+            logits = logits_of(self.model, x)
             self._learn(x, logits)
         return logits.detach()
 
@@ -222,10 +232,6 @@ class Tent(nn.Module):
 
     def _optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=self.lr)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        out = self.model(x)
-        return getattr(out, "logits", out)
 
     def _learn(self, x: Tensor, logits: Tensor) -> None:
         """What follows the prediction of a batch."""

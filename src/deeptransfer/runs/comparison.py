@@ -13,7 +13,7 @@ from scipy.stats import ttest_1samp
 from deeptransfer.catalogue import label, methods
 from deeptransfer.runs.result import accuracies, learning_curves
 
-DIGITS_GRIDS = ("digits-source", "digits-losses", "digits-norms")
+DIGITS_GRIDS = ("digits-source", "digits-losses", "digits-norms", "digits-norms-dann")
 """The long runs on the built-in digits."""
 DIGITS_TASKS = ("print:pen", "pen:scene", "print:scene")
 """The tasks on the built-in digits that are reported; a fourth, pen:print, served for tuning."""
@@ -105,13 +105,20 @@ class Comparison:
         """The updates at which a curve has a point."""
         return sorted(set(self._curves["step"]))
 
-    def curves(self, task: str, methods: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Accuracy along the training, by label: NumPy array of shape ``(seeds, steps)`` for each method."""
+    def curves(self, task: str, methods: Sequence[str] | None = None, score: str = "target") -> dict[str, np.ndarray]:
+        """Accuracy along the training, by label: NumPy array of shape ``(seeds, steps)`` for each method.
+
+        Parameters
+        ----------
+        task : str
+        methods : sequence of str, optional
+            By default all.
+        score : {"target", "source"}
+            Which domain's test images are scored.
+        """
         of_task = self._curves[self._curves["task"] == task]
         return {
-            label(name): of_task[of_task["method"] == name]
-            .pivot(index="seed", columns="step", values="target")
-            .to_numpy()
+            label(name): of_task[of_task["method"] == name].pivot(index="seed", columns="step", values=score).to_numpy()
             for name in methods or self.methods
         }
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
 from deeptransfer.domains import DomainPair, TensorDomain, load_domain, some_of
 from deeptransfer.domains.builtin import BUILDERS
@@ -25,6 +26,7 @@ from deeptransfer.normalization import (
     EATA,
     LAME,
     SAR,
+    CoTTA,
     InstanceAwareBatchNorm2d,
     RobustBatchNorm2d,
     Tent,
@@ -75,7 +77,7 @@ class StreamConfig(Recipe):
     widths, hidden : tuple of int
         Of :func:`~deeptransfer.networks.small_cnn`.
     tent_lr, sar_lr
-        Learning rates of Tent (Adam), and of SAR and EATA (SGD); ``"tent fast"`` takes ten times the first.
+        Learning rates of Tent and CoTTA (Adam), and of SAR and EATA (SGD); ``"tent fast"`` takes ten times the first.
 
     Raises
     ------
@@ -280,6 +282,30 @@ def _eta(network: Network, config: StreamConfig, images: Tensor) -> Predict:
     return EATA(network, config.sar_lr, similarity=0.4, weight=0.0)
 
 
+def _cotta(network: Network, config: StreamConfig, images: Tensor) -> Predict:
+    """Copies as released for CIFAR-10-C, without hue, saturation and mirroring, which no grey digit bears."""
+    margin = images.shape[-1] // 2
+    copies = v2.Compose(
+        [
+            v2.ColorJitter(brightness=(0.6, 1.4), contrast=(0.7, 1.3)),
+            v2.Pad(margin, padding_mode="edge"),
+            v2.RandomAffine(
+                15, translate=(1 / 16, 1 / 16), scale=(0.9, 1.1), interpolation=v2.InterpolationMode.BILINEAR
+            ),
+            v2.GaussianBlur(5, (0.001, 0.5)),
+            v2.CenterCrop(images.shape[-1]),
+        ]
+    )
+    cotta, draws = CoTTA(network, copies, config.tent_lr), torch.Generator().manual_seed(config.seed)
+
+    def predict(x: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=draws)))
+            return cotta(x)
+
+    return predict
+
+
 def _lame(network: Network, config: StreamConfig, images: Tensor) -> Predict:
     return _settled(network, math.inf)
 
@@ -401,6 +427,7 @@ METHODS: dict[str, Callable[[Network, StreamConfig, Tensor], Predict]] = {
     "tent fast": _tent_fast,
     "sar": _sar,
     "eta": _eta,
+    "cotta": _cotta,
     "lame": _lame,
     "lame prediction-time": _lame_by_batch,
     "lame prior": _lame_with_prior,
@@ -417,5 +444,6 @@ NEEDS_BATCH = (
     "tent fast",
     "sar",
     "eta",
+    "cotta",
     "lame prediction-time",
 )  # one row has no variance behind fc1

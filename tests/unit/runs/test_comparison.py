@@ -225,6 +225,7 @@ def test_curves_of_a_comparison_have_a_row_for_each_seed(grid):
     assert list(drawn) == ["DANN · RN", "DAN"]
     assert drawn["DANN · RN"] == pytest.approx(np.array([[50, 70], [50, 71]]))
     assert list(found.curves("a:b", ["dan"])) == ["DAN"]
+    assert found.curves("a:b", ["dan"], "source")["DAN"].tolist() == [[100, 100], [100, 100]]
 
 
 def test_a_method_that_was_not_run_alike_is_named(grid):
