@@ -109,6 +109,8 @@ class StreamConfig(Recipe):
             unknown = [value for value in getattr(self, name) if value not in known]
             if unknown:
                 raise ValueError(f"unknown {unknown[0]!r} in {name}: known ones are {', '.join(known)}")
+        if not self.methods:
+            raise ValueError(f"methods is empty: name one or more of {', '.join(METHODS)}, each with its batch sizes")
         if self.source not in BUILDERS:
             raise ValueError(f"unknown source {self.source!r}: built-in ones are {', '.join(BUILDERS)}")
         if self.norm not in LAYERS:

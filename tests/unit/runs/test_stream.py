@@ -208,3 +208,17 @@ def test_matching_moves_the_first_blocks_until_the_others_meet_what_they_stored(
         scores = [information_maximization(one(target).logits) for one in (matched, informed)]
     assert scores[1] > scores[0]
     assert not matched.training
+
+
+@pytest.mark.parametrize("name", ["test-time", "test-time-long"])
+def test_cotta_stands_beside_methods_that_saw_the_same_streams(name):
+    """Chapter 14 prints both in one table."""
+    length = name.removeprefix("test-time")
+    others, cotta = grid.load_grid(name), grid.load_grid(f"test-time-cotta{length}")
+    same = {"source": (1,)}
+    assert [replace(r, methods=same) for r in others] == [replace(r, methods=same) for r in cotta]
+
+
+def test_a_recipe_without_a_method_is_refused():
+    with pytest.raises(ValueError, match="methods is empty: name one or more of source, "):
+        StreamConfig(source="print", methods={}, corruptions=("clean",))
