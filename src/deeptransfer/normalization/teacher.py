@@ -100,9 +100,8 @@ class CoTTA(Tent):
         """Return student and teacher to where they began, and forget the optimiser's state."""
         super().reset()
         self.teacher, self.anchor = (copy.deepcopy(self.model).requires_grad_(False) for _ in range(2))
-        self._slow = [
-            wide(p.detach().clone()) for p in self.teacher.parameters()
-        ]  # a thousandth is lost in half precision
+        # In half precision the teacher's small moves would be rounded away.
+        self._slow = [wide(p.detach().clone()) for p in self.teacher.parameters()]
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict the batch by the teacher, then learn from it; also where the caller has switched gradients off."""

@@ -30,6 +30,8 @@ class Comparison:
     tasks : sequence of str
     grids : sequence of str
         Where the runs are stored. Those of other methods and tasks are left out.
+    host : str, optional
+        The objective under which normalisations are compared. It goes without saying: a label has the layer alone.
 
     Attributes
     ----------
@@ -48,9 +50,13 @@ class Comparison:
     """
 
     def __init__(
-        self, methods: Sequence[str], tasks: Sequence[str] = DIGITS_TASKS, grids: Sequence[str] = DIGITS_GRIDS
+        self,
+        methods: Sequence[str],
+        tasks: Sequence[str] = DIGITS_TASKS,
+        grids: Sequence[str] = DIGITS_GRIDS,
+        host: str | None = None,
     ) -> None:
-        self.methods, self.tasks, self.grids = list(methods), list(tasks), list(grids)
+        self.methods, self.tasks, self.grids, self.host = list(methods), list(tasks), list(grids), host
         self.runs = self._chosen(accuracies(*grids))
         expected = None
         for method in self.methods:
@@ -68,6 +74,11 @@ class Comparison:
         frame = frame.assign(method=method)
         return frame[frame["method"].isin(self.methods) & frame["task"].isin(self.tasks)]
 
+    def label(self, method: str) -> str:
+        """What a reader calls a method: :func:`~deeptransfer.catalogue.label`, of the host's the layer's."""
+        objective, _, norm = method.partition(" · ")
+        return label(norm or "bn") if objective == self.host else label(method)
+
     def scores(self, task: str | None = None) -> pd.DataFrame:
         """Last accuracies, a row for each seed and a column for each method: of one task, or the mean over tasks."""
         runs = self.runs if task is None else self.runs[self.runs["task"] == task]
@@ -80,6 +91,7 @@ class Comparison:
             mean = runs.groupby(["method", "seed"], as_index=False)["last"].mean()
             runs = pd.concat([runs, mean.assign(task="mean")])
         table = methods_table(runs, rows="method", columns="task")
+        table.index = [self.label(method) for method in _in_order(runs["method"])]
         return table[["mean"] * (len(self.tasks) > 1) + [_title(task) for task in self.tasks]]
 
     def difference(self, method: str, other: str, task: str | None = None) -> pd.Series:
@@ -90,11 +102,12 @@ class Comparison:
         """:func:`compare_pairs` with names that a reader knows: of the means over tasks, or on each of some tasks."""
         if tasks is None:
             found = compare_pairs(self.scores(), pairs)
-            return found.set_axis([f"{label(method)} − {label(other)}" for method, other in pairs])
+            return found.set_axis([f"{self.label(method)} − {self.label(other)}" for method, other in pairs])
         scores = self.runs.pivot_table("last", "seed", ["method", "task"])
         asked = [(method, other, task) for method, other in pairs for task in tasks]
         found = compare_pairs(scores, [((method, task), (other, task)) for method, other, task in asked])
-        return found.set_axis([f"{label(one)} − {label(other)}, {_title(task)}" for one, other, task in asked])
+        names = [f"{self.label(one)} − {self.label(other)}, {_title(task)}" for one, other, task in asked]
+        return found.set_axis(names)
 
     @cached_property
     def _curves(self) -> pd.DataFrame:
@@ -117,9 +130,10 @@ class Comparison:
             Which domain's test images are scored.
         """
         of_task = self._curves[self._curves["task"] == task]
+        runs = {name: of_task[of_task["method"] == name] for name in methods or self.methods}
         return {
-            label(name): of_task[of_task["method"] == name].pivot(index="seed", columns="step", values=score).to_numpy()
-            for name in methods or self.methods
+            self.label(name): of_one.pivot(index="seed", columns="step", values=score).to_numpy()
+            for name, of_one in runs.items()
         }
 
 

@@ -243,3 +243,19 @@ def test_two_runs_of_one_seed_are_no_comparison(grid):
     (grid / "again.json").write_text(run.read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"with the seeds \[0, 1, 1\]"):
         Comparison(["dann", "dann · rn"], ["a:a"], [grid])
+
+
+def test_a_host_goes_without_saying(grid):
+    found = Comparison(["dan", "dann", "dann · rn"], ["a:b", "b:a"], [grid], host="dann")
+    plain = Comparison(["dan", "dann", "dann · rn"], ["a:b", "b:a"], [grid])
+    assert [found.label(method) for method in found.methods] == ["DAN", "BatchNorm", "RN"]
+    assert dict(zip(plain.table().index, found.table().index, strict=True)) == {
+        "DAN": "DAN",
+        "DANN": "BatchNorm",
+        "DANN · RN": "RN",
+    }
+    assert found.table().to_numpy().tolist() == plain.table().to_numpy().tolist()
+    pairs = [("dann · rn", "dann")]
+    assert list(found.differences(pairs).index) == ["RN − BatchNorm"]
+    assert list(found.differences(pairs, ["a:b"]).index) == ["RN − BatchNorm, a → b"]
+    assert list(found.curves("a:b")) == ["DAN", "BatchNorm", "RN"]
